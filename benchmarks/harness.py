@@ -1,0 +1,240 @@
+"""Times several ways of doing the same thing side by side, after it has seen that they agree.
+
+A component is a file `bench_<component>.py` with one function `run(bench)`, which calls `bench.compare` for each size.
+"""
+
+import csv
+import gc
+import json
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+RESULTS = Path(__file__).parent / "results"
+VERSIONED = (
+    "gdui",
+    "numpy",
+    "torch",
+    "triton",
+    "faiss-cpu",
+    "scipy",
+    "lap",
+    "polars",
+    "hnswlib",
+    "diffusers",
+    "scikit-learn",
+)
+
+Way = Callable[[], Any]
+Role = Literal["ours", "peer", "limit"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure. A key is (component, size, provider, metric, threads, device); a new run replaces its row."""
+
+    component: str
+    size: str
+    provider: str
+    role: Role
+    metric: str
+    unit: str
+    p20: float
+    p50: float
+    p80: float
+    repeats: int
+    threads: int
+    device: str
+    versions: str
+    date: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return (self.component, self.size, self.provider, self.metric, str(self.threads), self.device)
+
+
+@dataclass
+class Bench:
+    """What a component's `run` is handed: the knobs of this run, and where its rows go."""
+
+    component: str
+    threads: int
+    quick: bool = False
+    device: str = "cpu"
+    rows: list[Row] = field(default_factory=list)
+
+    def compare(
+        self,
+        size: str,
+        ways: Mapping[str, Way],
+        *,
+        agree: Callable[[Mapping[str, Any]], None] | None = None,
+        peers: Iterable[str] = (),
+        limits: Iterable[str] = (),
+        repeats: int | None = None,
+        work: float | None = None,
+        unit: str = "items/s",
+    ) -> dict[str, float]:
+        """Runs every way once, asserts with `agree` what each returned, then times them in turn; medians in seconds.
+
+        Ways named in `peers` are other packages, in `limits` the hardware's bound for the same task; the rest are ours.
+        With `work` (items, bytes or operations a call) a second row gives the rate in `unit`.
+        """
+        results, peaks = {}, {}
+        for name, way in ways.items():
+            with peak_memory() as peak:
+                results[name] = way()
+            peaks[name] = peak[0]
+        if agree is not None:
+            agree(results)
+        results.clear()
+        times = self._times(ways, repeats)
+        peers, limits = set(peers), set(limits)
+        for name, taken in times.items():
+            role: Role = "limit" if name in limits else "peer" if name in peers else "ours"
+            self.record(size, name, "time", "s", taken, role)
+            self.record(size, name, "peak memory", "MB", [peaks[name] / 1e6], role)
+            if work is not None:
+                self.record(size, name, "rate", unit, [work / seconds for seconds in taken], role)
+        return {name: statistics.median(taken) for name, taken in times.items()}
+
+    def record(
+        self, size: str, provider: str, metric: str, unit: str, values: list[float], role: Role = "ours"
+    ) -> None:
+        """Adds one row from measured values."""
+        low, middle, high = quantiles(values)
+        self.rows.append(
+            Row(
+                self.component,
+                size,
+                provider,
+                role,
+                metric,
+                unit,
+                *(float(f"{value:.4g}") for value in (low, middle, high)),
+                len(values),
+                self.threads,
+                device_name(self.device),
+                versions(),
+                date.today().isoformat(),
+            )
+        )
+
+    def _times(self, ways: Mapping[str, Way], repeats: int | None) -> dict[str, list[float]]:
+        """Rounds over all ways in turn, so a slow spell of the machine falls on all; slow ways sit out late rounds."""
+        budget = 1.0 if self.quick else 6.0
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for round_ in range(repeats or (3 if self.quick else 15)):
+            for name, way in ways.items():
+                if repeats is None and round_ >= 3 and sum(times[name]) > budget:
+                    continue
+                gc.collect()
+                start = time.perf_counter()
+                way()
+                self._synchronise()
+                times[name].append(time.perf_counter() - start)
+        return times
+
+    def _synchronise(self) -> None:
+        if self.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
+
+
+def quantiles(values: list[float]) -> tuple[float, float, float]:
+    """The 20th, 50th and 80th percentile."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    cuts = statistics.quantiles(values, n=10, method="inclusive")
+    return cuts[1], cuts[4], cuts[7]
+
+
+@contextmanager
+def peak_memory() -> Iterable[list[float]]:  # type: ignore[misc]
+    """The most resident memory above the start, in bytes, sampled each millisecond."""
+    process = psutil.Process()
+    gc.collect()
+    start = process.memory_info().rss
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            peak[0] = max(peak[0], process.memory_info().rss - start)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+        peak[0] = max(peak[0], process.memory_info().rss - start)
+
+
+def set_threads(threads: int) -> None:
+    """One number of threads for every library in the process."""
+    import os
+
+    import faiss
+    import threadpoolctl
+    import torch
+
+    os.environ["GDUI_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    threadpoolctl.threadpool_limits(threads)
+
+
+def device_name(device: str) -> str:
+    """The processor's or the accelerator's name."""
+    if device != "cpu":
+        import torch
+
+        return str(torch.cuda.get_device_name())
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    return names[0].split(":")[1].strip() if names else platform.processor()
+
+
+def versions() -> str:
+    """What was installed, as JSON."""
+    found = {}
+    for package in VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return json.dumps(found)
+
+
+def read_rows(component: str) -> list[Row]:
+    """The committed rows of a component."""
+    path = RESULTS / f"{component}.csv"
+    if not path.exists():
+        return []
+    number = {"p20": float, "p50": float, "p80": float, "repeats": int, "threads": int}
+    with path.open(newline="") as file:
+        return [Row(**{k: number.get(k, str)(v) for k, v in line.items()}) for line in csv.DictReader(file)]  # type: ignore[arg-type]
+
+
+def write_rows(component: str, rows: Iterable[Row]) -> Path:
+    """Writes `rows` over those of the same key, keeping the others."""
+    RESULTS.mkdir(exist_ok=True)
+    kept = {row.key: row for row in [*read_rows(component), *rows]}
+    path = RESULTS / f"{component}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in kept.values())
+    return path

@@ -1,0 +1,91 @@
+"""Checks of what users hand in: each raises a ValueError or TypeError that says what came and what is wanted."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["array", "in_range", "indices", "one_of", "same_length", "thread_count"]
+
+
+def array(
+    name: str, value: npt.ArrayLike, ndim: int, *, finite: bool = True, length: int | None = None
+) -> npt.NDArray[np.floating]:
+    """`value` as a real array of `ndim` axes in float16, float32 or float64; a copy only where the type must change."""
+    try:
+        out = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of {ndim} axes: {error}") from None
+    if out.dtype.kind in "biu":
+        out = out.astype(np.float32 if out.dtype.itemsize <= 2 else np.float64)
+    if out.dtype not in (np.float16, np.float32, np.float64):
+        raise TypeError(f"{name} must be real numbers (float16, float32 or float64), not {out.dtype}")
+    if out.ndim != ndim:
+        raise ValueError(f"{name} must have {ndim} axes, not {out.ndim} (its shape is {out.shape})")
+    if length is not None and len(out) != length:
+        raise ValueError(f"{name} must have {length} rows, not {len(out)}")
+    if finite and out.size and not np.isfinite([out.min(), out.max()]).all():
+        raise ValueError(f"{name} holds NaN or infinity; only finite numbers can be ranked")
+    return out
+
+
+def indices(
+    name: str, value: npt.ArrayLike, upper: int | None = None, *, length: int | None = None, lowest: int = 0
+) -> npt.NDArray[np.integer]:
+    """`value` as a vector of integers in [lowest, upper)."""
+    out = np.asarray(value)
+    if out.size == 0 and out.dtype.kind == "f":
+        out = out.astype(np.int64)
+    if out.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, not {out.dtype}")
+    if out.ndim != 1:
+        raise ValueError(f"{name} must have 1 axis, not {out.ndim} (its shape is {out.shape})")
+    if length is not None and len(out) != length:
+        raise ValueError(f"{name} must have {length} entries, not {len(out)}")
+    if out.size and int(out.min()) < lowest:
+        raise ValueError(f"{name} must be at least {lowest}, but holds {int(out.min())}")
+    if out.size and upper is not None and int(out.max()) >= upper:
+        raise ValueError(f"{name} must be below {upper}, but holds {int(out.max())}")
+    return out
+
+
+def in_range(name: str, value: float, low: float, high: float) -> float:
+    """`value` as a float in [low, high]."""
+    if not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+    return float(value)
+
+
+def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    """`value` if it is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+    return value
+
+
+def same_length(**arrays: Sequence[object] | npt.NDArray[np.generic]) -> int:
+    """The common length of the named arrays."""
+    lengths = {name: len(value) for name, value in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{name} has {n}" for name, n in lengths.items())
+        raise ValueError(f"these must be equally long: {listed}")
+    return next(iter(lengths.values()))
+
+
+def thread_count(threads: int | None = None) -> int:
+    """How many threads to use: the argument, else GDUI_THREADS, else every core this process may use."""
+    source = "threads"
+    if threads is None:
+        source = "the environment variable GDUI_THREADS"
+        given = os.environ.get("GDUI_THREADS")
+        if given is None:
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if not given.isdigit():
+            raise ValueError(f"{source} must be a whole number of at least 1, not {given!r}")
+        threads = int(given)
+    if threads < 1:
+        raise ValueError(f"{source} must be at least 1, not {threads}")
+    return threads

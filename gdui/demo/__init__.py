@@ -1,0 +1,1 @@
+"""The embedded default: its encoder weights and its configuration."""

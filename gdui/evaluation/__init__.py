@@ -1,0 +1,1 @@
+"""Scores: how well labels agree, how faithful images are."""

@@ -1,0 +1,112 @@
+"""Imports go downward only; a stage never imports another stage; the two halves never import each other."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+STAGES = ("select", "encoders", "features", "represent", "cluster", "joint", "match", "refine", "graph")
+# Lowest first. A module may import its own layer's leaves and everything below, never sideways among stages.
+LAYERS: list[set[str]] = [
+    {"gdui.kernels", "gdui._core", "gdui.config", "gdui.checks"},
+    {"gdui.ops", "gdui.labels", "gdui.runs", "gdui.labeling.neighbors", "gdui.labeling.images"},
+    {f"gdui.labeling.{stage}" for stage in STAGES}
+    | {"gdui.diffusion.schedule", "gdui.diffusion.unet", "gdui.diffusion.classifier"},
+    {"gdui.labeling.labeler", "gdui.labeling.distribute", "gdui.diffusion.checkpoints"},
+    {"gdui.diffusion.train", "gdui.diffusion.sample", "gdui.evaluation", "gdui.demo"},
+    {"gdui.report"},
+    {"gdui.cli"},
+]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = ("gdui", *parts) if parts[0] == "kernels" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def layer_of(module: str) -> int | None:
+    for level, members in enumerate(LAYERS):
+        if any(module == member or module.startswith(member + ".") for member in members):
+            return level
+    return None
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write imports in full"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return {name for name in found if name.split(".")[0] in ("gdui", "kernels")}
+
+
+def family(module: str) -> str:
+    """gdui.labeling.match and gdui.labeling.match.Matching belong together."""
+    for members in LAYERS:
+        for member in members:
+            if module == member or module.startswith(member + "."):
+                return member
+    return module
+
+
+SOURCES = sorted([*(ROOT / "gdui").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_downward(path: Path) -> None:
+    here = module_name(path)
+    level = layer_of(here)
+    is_package_face = path.name == "__init__.py" and level is None
+    assert level is not None or is_package_face, f"{here} has no layer: give it one in tests/test_architecture.py"
+    for target in imports_of(path):
+        assert not target.startswith("kernels"), f"{here} must import gdui.kernels"
+        target_level = layer_of(target)
+        if target_level is None or family(target) == family(here):
+            continue
+        assert not is_package_face, f"{here} must stay without imports of its own modules"
+        assert level is not None
+        assert target_level < level, f"{here} must not import {target}"
+        halves = {name.split(".")[1] for name in (here, target)} & {"labeling", "diffusion"}
+        assert len(halves) < 2, f"{here} and {target} are of different halves"
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "home"),
+    [
+        ("faiss", "gdui/labeling/neighbors.py"),
+        ("triton", "kernels"),
+        ("open_clip", "gdui/labeling/encoders.py"),
+    ],
+)
+def test_a_package_has_one_home(forbidden: str, home: str) -> None:
+    for path in SOURCES:
+        names = {
+            alias.name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        } | {
+            str(node.module).split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom)
+        }
+        if forbidden in names:
+            assert str(path.relative_to(ROOT)).startswith(home), f"only {home} may import {forbidden}, not {path}"
+
+
+def test_python_h_stays_in_the_bindings() -> None:
+    for path in (ROOT / "csrc").iterdir():
+        if path.name != "bindings.cpp":
+            assert "pybind11" not in path.read_text(), f"{path} must not know Python"
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in SOURCES:
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        printing = any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls)
+        assert not printing or path.name == "cli.py", f"{path} prints; use logging"
