@@ -1,15 +1,10 @@
 """Labeler: images and class names in, a label with its reason out. The order of the stages stands here, and only here."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 
-from gdui import checks
 from gdui.config import Config
 from gdui.labels import Labels
 
