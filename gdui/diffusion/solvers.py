@@ -1,4 +1,4 @@
-"""Few-step solvers of the sampling equation: DPM-Solver++(2M) and Heun's, over any function that predicts the clean image.
+"""Few-step solvers of the sampling equation, DPM-Solver++(2M) and Heun, over any function that predicts the clean image.
 
 With x = α x0 + σ noise, both follow the probability flow from pure noise down to σ = 0. Every image is on its own.
 """
@@ -38,7 +38,7 @@ Denoise = Callable[[Tensor, Instant], Tensor]
 def instants(schedule: Schedule, steps: int, spacing: Spacing = "karras") -> list[Instant]:
     """`steps` moments from the noisiest to the cleanest of the schedule.
 
-    "karras" spaces σ/α by its seventh root (Karras et al. 2022, equation 5), "uniform" the time steps. The way begins at
+    "karras" spaces σ/α by its seventh root (Karras et al. 2022, equation 5), "uniform" the time steps. It begins at
     σ/α = 80 where a schedule goes beyond: the cosine's last step alone spans a factor of 30 that holds no signal.
     """
     alpha = np.sqrt(np.cumprod(1 - schedule.betas))
