@@ -1,4 +1,4 @@
-"""Few-step solvers of the sampling equation, DPM-Solver++(2M) and Heun, over any function that predicts the clean image.
+"""Few-step solvers of the sampling equation, DPM-Solver++(2M) and Heun, for any function that predicts the clean image.
 
 With x = α x0 + σ noise, both follow the probability flow from pure noise down to σ = 0. Every image is on its own.
 """
