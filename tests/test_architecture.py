@@ -11,6 +11,7 @@ STAGES = ("select", "encoders", "features", "represent", "cluster", "joint", "ma
 # Lowest first. A module may import its own layer's leaves and everything below, never sideways among stages.
 LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.config", "gdui.checks"},
+    {"gdui.labeling.exact"},
     {"gdui.ops", "gdui.labels", "gdui.runs", "gdui.labeling.neighbors", "gdui.labeling.images"},
     {f"gdui.labeling.{stage}" for stage in STAGES}
     | {"gdui.diffusion.schedule", "gdui.diffusion.unet", "gdui.diffusion.classifier"},
