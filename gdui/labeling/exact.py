@@ -73,7 +73,7 @@ def nearest_by_blocks(rows: Floats, queries: Floats, k: int, *, leave_self_out: 
             products = block @ table.T
             if leave_self_out:
                 products[:, start:].fill_diagonal_(-torch.inf)
-            found, near = _best(products, block, table, k)
+            found, near = _best(products, block, table, k, 2 * k + 32)
             indices[start : start + size] = found.cpu().numpy()
             similarity[start : start + size] = near.cpu().numpy()
     finally:
@@ -82,20 +82,25 @@ def nearest_by_blocks(rows: Floats, queries: Floats, k: int, *, leave_self_out: 
 
 
 def _best(
-    products: torch.Tensor, block: torch.Tensor, table: torch.Tensor, k: int
+    products: torch.Tensor, block: torch.Tensor, table: torch.Tensor, k: int, kept: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The exact best `k` of each row of `products`, which are wrong by at most a float32 sum's rounding."""
+    """The exact best `k` of each row of `products`, which are wrong by at most a float32 sum's rounding.
+
+    Rows for which the best `kept` products can't prove it try again with more, fewer at a time.
+    """
+    kept = min(kept, len(table))
+    top = products.topk(kept)
+    candidates = top.indices.sort(dim=1).values
+    near = _similarity(block, table, candidates)
+    near[products.gather(1, candidates) == -torch.inf] = -torch.inf
+    order = near.sort(dim=1, descending=True, stable=True)
+    found, near = candidates.gather(1, order.indices[:, :k]), order.values[:, :k]
     doubt = 2 * (table.shape[1] + 2) * 2.0**-24
-    kept = k
-    while True:
-        kept = min(len(table), 2 * kept + 32)
-        top = products.topk(kept)
-        candidates = top.indices.sort(dim=1).values
-        near = _similarity(block, table, candidates)
-        near[products.gather(1, candidates) == -torch.inf] = -torch.inf
-        order = near.sort(dim=1, descending=True, stable=True)
-        if kept == len(table) or bool((order.values[:, k - 1] > top.values[:, -1] + doubt).all()):
-            return candidates.gather(1, order.indices[:, :k]), order.values[:, :k]
+    unproven = (near[:, -1] <= top.values[:, -1] + doubt).nonzero()[:, 0]
+    if kept < len(table) and len(unproven):
+        for part in unproven.split(max(1, len(block) // 2)):
+            found[part], near[part] = _best(products[part], block[part], table, k, 2 * kept)
+    return found, near
 
 
 def _similarity(block: torch.Tensor, table: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:

@@ -139,8 +139,7 @@ def _faiss_search(rows: Floats, queries: Floats, k: int, method: str, threads: i
     with _faiss_threads(1):
         index = _index(rows, k, method)
     with _faiss_threads(threads):
-        found: Indices = index.search(queries, k)[1].astype(np.int32)
-    return found
+        return np.asarray(index.search(queries, k)[1], np.int32)
 
 
 def _index(rows: Floats, k: int, method: str) -> faiss.Index:
@@ -175,7 +174,7 @@ def _without_self(found: Indices, own: npt.NDArray[np.intp]) -> Indices:
     """Drops from each row its `own` number, or its last neighbour where that is not among them."""
     keep = found != own[:, None]
     keep[keep.all(axis=1), -1] = False
-    return found[keep].reshape(len(found), -1)
+    return np.asarray(found[keep].reshape(len(found), -1), np.int32)
 
 
 def _completed(rows: Floats, queries: Floats, found: Indices, threads: int) -> Indices:
