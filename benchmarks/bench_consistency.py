@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.harness import Bench
+from benchmarks.harness import Bench, Role
 from gdui.labeling.neighbors import consistency, neighbors
 
 K = 100
@@ -21,30 +21,35 @@ Found = npt.NDArray[np.integer]
 
 
 def run(bench: Bench) -> None:
-    """Quick: 4,000 rows. Else 13,000 (STL-10's) and 60,000 (the size that a dense matrix no longer fits)."""
+    """Quick: 4,000 rows. Else 13,000 (STL-10's) and 60,000 (where a dense matrix takes 14 GB)."""
     for n, d in [(4_000, 256)] if bench.quick else [(13_000, 512), (60_000, 512)]:
-        features, labels = clusters(n, d)
-        ways = searches(features, n, bench.threads)
-        votes = {name: _vote(find, labels) for name, find in ways.items()}
-        votes["gdui exact"] = lambda: consistency(features, labels, K, "exact", threads=bench.threads)
-        size = f"N={n} d={d} k={K}"
-        seen: dict[str, Floats] = {}
-        limits = {f"limit: {name}": way for name, way in products(features).items()}
-        bench.compare(
-            size,
-            votes | limits,
-            agree=lambda results: seen.update(agree(results)),
-            peers=[name for name in votes if not name.startswith("gdui")],
-            limits=limits,
-            repeats=1 if n > 20_000 else None,
-        )
-        truth = neighbors(features, K, "exact", threads=bench.threads).indices
-        for name, find in ways.items():
-            role = "ours" if name.startswith("gdui") else "peer"
-            wrong = np.mean((seen[name] >= THRESHOLD) != (seen["gdui exact"] >= THRESHOLD))
-            bench.record(size, name, f"votes wrong at {THRESHOLD}", "share", [float(wrong)], role)
-            if n <= 20_000:
-                bench.record(size, name, "recall", "share", [recall(find(), truth)], role)
+        compare(bench, n, d)
+
+
+def compare(bench: Bench, n: int, d: int) -> None:
+    """Times every way for one size, and says how often its answer is another than the exact one."""
+    features, labels = clusters(n, d)
+    ways = searches(features, n, bench.threads)
+    votes = {name: voting(find, labels) for name, find in ways.items()}
+    votes["gdui exact"] = lambda: consistency(features, labels, K, "exact", threads=bench.threads)
+    limits = {f"limit: {name}": way for name, way in products(features).items()}
+    size = f"N={n} d={d} k={K}"
+    seen: dict[str, Floats] = {}
+
+    def agree(results: Mapping[str, Any]) -> None:
+        seen.update({name: results[name] for name in ways})
+        check(seen)
+
+    peers = [name for name in votes if not name.startswith("gdui")]
+    repeats = 1 if n > 20_000 else None
+    bench.compare(size, votes | limits, agree=agree, peers=peers, limits=limits, repeats=repeats)
+    truth = neighbors(features, K, "exact", threads=bench.threads).indices
+    for name, find in ways.items():
+        role: Role = "peer" if name in peers else "ours"
+        wrong = np.mean((seen[name] >= THRESHOLD) != (seen["gdui exact"] >= THRESHOLD))
+        bench.record(size, name, f"votes wrong at {THRESHOLD}", "share", [float(wrong)], role)
+        if n <= 20_000:
+            bench.record(size, name, "recall", "share", [recall(find(), truth)], role)
 
 
 def clusters(n: int, d: int) -> tuple[Floats, npt.NDArray[np.int64]]:
@@ -122,17 +127,16 @@ def products(features: Floats) -> dict[str, Callable[[], None]]:
     }
 
 
-def _vote(find: Callable[[], Found], labels: npt.NDArray[np.int64]) -> Callable[[], Floats]:
+def voting(find: Callable[[], Found], labels: npt.NDArray[np.int64]) -> Callable[[], Floats]:
     return lambda: (labels[find()] == labels[:, None]).mean(axis=1, dtype=np.float32)
 
 
-def agree(results: Mapping[str, Any]) -> dict[str, Floats]:
+def check(votes: Mapping[str, Floats]) -> None:
     """Exact ways may differ only where float32 sums round two neighbours into the other order."""
-    ours = results["gdui exact"]
-    for name in set(EXACT) & set(results):
-        assert np.mean(results[name] != ours) < 2e-3, name
-        assert np.abs(results[name] - ours).max() < 0.025, name
-    return {name: votes for name, votes in results.items() if votes is not None}
+    ours = votes["gdui exact"]
+    for name in set(EXACT) & set(votes):
+        assert np.mean(votes[name] != ours) < 2e-3, name
+        assert np.abs(votes[name] - ours).max() < 0.025, name
 
 
 def recall(found: Found, truth: Found) -> float:

@@ -98,7 +98,7 @@ def _best(
     doubt = 2 * (table.shape[1] + 2) * 2.0**-24
     unproven = (near[:, -1] <= top.values[:, -1] + doubt).nonzero()[:, 0]
     if kept < len(table) and len(unproven):
-        for part in unproven.split(max(1, len(block) // 2)):
+        for part in torch.split(unproven, max(1, len(block) // 2)):
             found[part], near[part] = _best(products[part], block[part], table, k, 2 * kept)
     return found, near
 
