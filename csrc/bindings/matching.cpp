@@ -1,8 +1,9 @@
-// The only file that knows Python. Each section binds one header.
-#include "match.hpp"
-#include "refine.hpp"
-#include "select.hpp"
-#include "vote.hpp"
+#include "bindings.hpp"
+
+#include "../match.hpp"
+#include "../refine.hpp"
+#include "../select.hpp"
+#include "../vote.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -200,9 +201,7 @@ py::tuple sweep(const Array &cluster, const Array &confidence, const Array &rank
 
 } // namespace
 
-PYBIND11_MODULE(_core, m) {
-  m.doc() = "The compiled core of gdui. Use it through gdui.labeling.";
-
+void gdui::bind_matching(py::module_ &m) {
   m.def("stable_match", &stable_match, "priority"_a, "class_priority"_a.none(true), "tie_break"_a, "seats"_a,
         "threads"_a);
   m.def("certify", &certify, "priority"_a, "class_priority"_a.none(true), "tie_break"_a, "seats"_a,
