@@ -3,9 +3,9 @@
 
 #include <pybind11/pybind11.h>
 
-namespace gdui {
+namespace bindings {
 
 void bind_matching(pybind11::module_ &m);
 void bind_neighbors(pybind11::module_ &m);
 
-} // namespace gdui
+} // namespace bindings

@@ -201,7 +201,7 @@ py::tuple sweep(const Array &cluster, const Array &confidence, const Array &rank
 
 } // namespace
 
-void gdui::bind_matching(py::module_ &m) {
+void bindings::bind_matching(py::module_ &m) {
   m.def("stable_match", &stable_match, "priority"_a, "class_priority"_a.none(true), "tie_break"_a, "seats"_a,
         "threads"_a);
   m.def("certify", &certify, "priority"_a, "class_priority"_a.none(true), "tie_break"_a, "seats"_a,

@@ -71,7 +71,7 @@ UnitRows rank(const UnitRows &rows, const UnitRows &queries, Found &indices, int
 
 } // namespace
 
-void gdui::bind_neighbors(py::module_ &m) {
+void bindings::bind_neighbors(py::module_ &m) {
   m.def("unit_rows", &unit_rows<float>, py::arg("block"), py::arg("first"), py::arg("unit").noconvert());
   m.def("unit_rows", &unit_rows<double>, py::arg("block"), py::arg("first"), py::arg("unit").noconvert());
   m.def("nearest", &nearest, py::arg("rows").noconvert(), py::arg("queries").noconvert(), py::kw_only(), py::arg("k"),
