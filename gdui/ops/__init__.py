@@ -3,6 +3,9 @@
 The argument `backend` or the environment variable GDUI_BACKEND forces a choice; one that can't run raises.
 """
 
+from gdui.ops.cluster import cluster_loss
+from gdui.ops.contrast import info_nce
 from gdui.ops.noising import noise_images
+from gdui.ops.norm import group_norm_silu
 
-__all__ = ["noise_images"]
+__all__ = ["cluster_loss", "group_norm_silu", "info_nce", "noise_images"]
