@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection
-from functools import cache
+from functools import cache, partial
 from typing import Literal, get_args
 
 import torch
@@ -39,9 +39,7 @@ def choose(
         return "native" if native and native_obstacle(given, native_types) is None else "reference"
     obstacle = {
         "triton": triton_obstacle,
-        "native": (lambda _: native_obstacle(given, native_types))
-        if native
-        else lambda _: "this op has no C++ implementation",
+        "native": partial(native_obstacle, types=native_types) if native else no_native,
         "reference": lambda _: None,
     }[backend](given)
     if obstacle is not None:
