@@ -27,7 +27,7 @@ def test_info_nce(architecture: int, kind: str, width: int) -> None:
     warps = tile.pop("num_warps")
     sizes = {"rows": "i32:16", "entries": "i32:16", "width": "i32:16", "inverse_temperature": "fp32", "span": "i32:16"}
     pointers = {"q_ptr": f"*{kind}", "queue_ptr": f"*{kind}", "log_sum_ptr": FLOATS, "centre_ptr": FLOATS}
-    constants = tile | {"BLOCK_D": width}
+    constants = tile | {"BLOCK_D": width, "OPERAND": contrast.operand_of(TYPES[kind])}
     built = compile_ahead(contrast._info_nce_partial, pointers | sizes, constants, architecture, warps=warps)
     assert_fits(built, registers=255, shared=100 * 1024)
 
