@@ -38,7 +38,7 @@ def class_embeddings(
     templates: Sequence[str] = TEMPLATES,
     descriptions: Mapping[str, Sequence[str]] | None = None,
 ) -> Floats:
-    """One unit vector a class [C, dim]: the mean over its prompts, which are the templates filled in and its descriptions."""
+    """One unit vector a class [C, dim]: the mean over its prompts, the templates filled in and its descriptions."""
     descriptions = descriptions or {}
     if unknown := sorted(set(descriptions) - set(classes)):
         raise ValueError(f"descriptions are given for {unknown}, which are no classes")
@@ -63,7 +63,7 @@ def zero_shot(features: npt.NDArray[Any], texts: Floats, logit_scale: float) -> 
 
 
 def as_probabilities(scores: npt.ArrayLike, images: int, classes: int) -> Floats:
-    """The user's scores [images, classes] as probabilities: kept where every row is one already, else through softmax."""
+    """The user's scores [images, classes]: kept where every row is a probability already, else through softmax."""
     given = checks.array("opinions", scores, 2, length=images)
     if given.shape[1] != classes:
         raise ValueError(f"opinions must have {classes} columns, one a class, not {given.shape[1]}")

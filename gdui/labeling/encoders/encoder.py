@@ -42,8 +42,9 @@ class Settings:
 class Encoder:
     """Turns pixels, and texts where it has a text tower, into unit vectors.
 
-    Images go through `forward` in batches of exactly `settings.batch` (the rest is padding), so a vector does not depend on
-    how many images it came with. `hash` is over the weights; with `transform` and `precision` it is what features depend on.
+    Images go through `forward` in batches of exactly `settings.batch` (the rest is padding), so a vector does not
+    depend on how many images it came with. `hash` is over the weights; with `transform` and `precision` it is what
+    features depend on.
     """
 
     name: str
@@ -78,14 +79,12 @@ class Encoder:
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Unit vectors [len(texts), dim]."""
         if self.tokens is None or self.forward_text is None:
-            raise TypeError(
-                f"encoder {self.name!r} has no text tower: give N x C scores of your own, or another encoder"
-            )
+            raise TypeError(f"encoder {self.name!r} has no text tower: give scores of your own, or another encoder")
         if not texts:
             return np.empty((0, self.dim), np.float32)
         with torch.inference_mode():
             tokens = self.tokens(list(texts)).to(self.settings.device)
-            return torch.cat([_unit(self.forward_text(part)) for part in tokens.split(256)]).cpu().numpy()
+            return torch.cat([_unit(self.forward_text(part)) for part in torch.split(tokens, 256)]).cpu().numpy()
 
     def _encode(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
         count = len(pixels)
@@ -117,7 +116,7 @@ def weights_hash(module: nn.Module) -> str:
 
 def lowered(module: nn.Module, settings: Settings) -> nn.Module:
     """The module in place, weights in the settings' type; batch norms, whose statistics need the range, in float32."""
-    module.eval().requires_grad_(False).to(settings.device, settings.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.eval().requires_grad_(False).to(settings.device, settings.dtype).to(memory_format=torch.channels_last)
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.float()

@@ -33,8 +33,8 @@ def load_encoder(
 
     Args:
         spec: "ViT-B-32/laion2b_s34b_b79k" (an open_clip model and tag), "ViT-B-32/weights.safetensors" (a file),
-            "hf-hub:org/repo", "local-dir:path", "torchvision:mobilenet_v2/weights.safetensors" (its last linear layer is
-            cut off), "digits" (shipped), or a callable from normalised images [B, 3, H, W] to features [B, d].
+            "hf-hub:org/repo", "local-dir:path", "torchvision:mobilenet_v2/weights.safetensors" (its last linear layer
+            is cut off), "digits" (shipped), or a callable from normalised images [B, 3, H, W] to features [B, d].
         transform: replaces the encoder's own way of bringing a picture to its input.
         device: "auto", "cpu" or "cuda".
         dtype: "auto" is bfloat16 where the device computes in it, else float32.
@@ -161,7 +161,7 @@ def _read_state(path: str) -> dict[str, torch.Tensor]:
 
 def _callable_encoder(function: Forward, transform: Transform, settings: Settings, name: str | None = None) -> Encoder:
     """Modules are copied and hashed by their weights, other callables by what they return for fixed noise."""
-    name = name or getattr(function, "__qualname__", type(function).__qualname__)
+    name = name or str(getattr(function, "__qualname__", type(function).__qualname__))
     digest = None
     if isinstance(function, nn.Module):
         digest = weights_hash(function)

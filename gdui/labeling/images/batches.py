@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from gdui import checks
 from gdui.labeling.images.decode import Transform, UnreadableError, pixels_of
 from gdui.labeling.images.readers import Raw
-from gdui.labeling.images.sources import Shard
+from gdui.labeling.images.shards import Shard
 
 __all__ = ["Batch", "Clock", "Rejected", "batches"]
 
@@ -123,9 +124,8 @@ def _ahead(shards: Iterable[Shard], transform: Transform, workers: int, ahead: i
     waiting: queue.Queue[_Item | _End] = queue.Queue(ahead)
     stop = threading.Event()
     with ThreadPoolExecutor(workers, "gdui-decode") as pool:
-        reader = threading.Thread(
-            target=_read, args=(shards, transform, pool, waiting, stop), name="gdui-read", daemon=True
-        )
+        read = partial(_read, shards, transform, pool, waiting, stop)
+        reader = threading.Thread(target=read, name="gdui-read", daemon=True)
         reader.start()
         try:
             while isinstance(item := waiting.get(), _Item):

@@ -1,7 +1,7 @@
 """Any picture becomes one well-defined RGB, cut to the square an encoder wants; what can't be read says why.
 
-Orientation from EXIF is applied, alpha is laid on white, palettes and greys become RGB, 16 bits are scaled to 8, CMYK is
-converted as Pillow does (colour profiles are ignored), and of an animation the first frame counts.
+Orientation from EXIF is applied, alpha is laid on white, palettes and greys become RGB, 16 bits are scaled to 8, CMYK
+is converted as Pillow does (colour profiles are ignored), and of an animation the first frame counts.
 """
 
 from dataclasses import dataclass
@@ -144,7 +144,7 @@ def _eight_bits(values: npt.NDArray[Any], mode: str) -> Pixels:
     top = 1.0 if mode == "F" else 65535.0
     if not (values.min() >= 0 and values.max() <= top):
         raise UnreadableError(f"pixels of mode {mode} outside 0 to {top:g} have no defined brightness")
-    return np.rint(values.astype(np.float64) * (255.0 / top)).astype(np.uint8)
+    return np.asarray(np.rint(values.astype(np.float32) * (255.0 / top)), np.uint8)
 
 
 def pixels_of(raw: bytes | npt.NDArray[Any], transform: Transform) -> Pixels:

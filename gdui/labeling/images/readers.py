@@ -1,4 +1,4 @@
-"""What stands in one shard: each reader yields (id, raw) in a fixed order, raw being bytes, a path, pixels or UnreadableError."""
+"""What stands in one shard: (id, raw) in a fixed order, raw being bytes, a path, pixels or why there are none."""
 
 import lzma
 import os
@@ -49,10 +49,9 @@ def read_files(root: Path, names: Sequence[str]) -> Iterator[Item]:
             yield printable(name), UnreadableError("not a regular file")
 
 
-def read_bytes(files: Sequence[bytes], first: int) -> Iterator[Item]:
-    """Encoded files held in memory; the id is the row."""
-    for row, data in enumerate(files, start=first):
-        yield str(row), data
+def read_bytes(files: Sequence[bytes], ids: Sequence[str]) -> Iterator[Item]:
+    """Encoded files held in memory."""
+    yield from zip(ids, files, strict=True)
 
 
 def read_array(images: npt.NDArray[Any], ids: Sequence[str]) -> Iterator[Item]:
@@ -61,10 +60,7 @@ def read_array(images: npt.NDArray[Any], ids: Sequence[str]) -> Iterator[Item]:
         if image.dtype == np.uint8:
             yield name, np.ascontiguousarray(image)
         elif not (image.min() >= 0 and image.max() <= 1):
-            yield (
-                name,
-                UnreadableError(f"floating-point pixels must be in [0, 1], not [{image.min():.4g}, {image.max():.4g}]"),
-            )
+            yield name, UnreadableError(f"floats must be in [0, 1], not [{image.min():.4g}, {image.max():.4g}]")
         else:
             yield name, np.rint(image.astype(np.float32) * 255).astype(np.uint8)
 
