@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["BLOCK", "WARPS", "all_flat", "block_offsets", "launch_on", "read"]
+__all__ = ["BLOCK", "WARPS", "all_flat", "block_offsets", "given_of", "launch_on", "read", "strided"]
 
 BLOCK = 1024
 WARPS = 4
@@ -32,6 +33,20 @@ def read(tensor, strides, image, i, inside, positions, FLAT: tl.constexpr):
 def all_flat(tensors: Sequence[Tensor | None]) -> bool:
     """Whether each image of every tensor [B, C, P] lies in one piece."""
     return all(t is None or t.stride()[1:] == (t.shape[2], 1) for t in tensors)
+
+
+def strided(*tensors: Tensor) -> list[Any]:
+    """Each tensor followed by its strides: how kernels take them."""
+    return [argument for tensor in tensors for argument in (tensor, tensor.stride())]
+
+
+def given_of(noise: Tensor | None, seed: Tensor | None) -> Tensor:
+    """The noise if it is given, else the seeds."""
+    if noise is not None:
+        return noise
+    if seed is None:
+        raise ValueError("neither noise nor seed was given")
+    return seed
 
 
 def launch_on(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

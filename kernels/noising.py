@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gdui.kernels.layout import BLOCK, WARPS, all_flat, block_offsets, launch_on, read
+from gdui.kernels.layout import BLOCK, WARPS, all_flat, block_offsets, given_of, launch_on, read, strided
 from gdui.kernels.philox import standard_normal
 from gdui.kernels.tables import TRAINING, WIDTH, Column
 
@@ -16,7 +16,7 @@ TABLE_WIDTH, STREAM = tl.constexpr(WIDTH), tl.constexpr(TRAINING)
 
 @triton.jit
 def noise_images_kernel(
-    x0, x0_strides, t, table, steps, noise, noise_strides, out, out_strides, count, positions,
+    x0, x0_strides, noise, noise_strides, out, out_strides, t, table, steps, count, positions,
     DRAWN: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """out = √ᾱ x0 + √(1-ᾱ) noise in float32; `noise` holds the noise [B, C, P], or with DRAWN the seeds [B]."""
@@ -42,10 +42,9 @@ def noise_images_kernel(
 def noise_images(x0: Tensor, t: Tensor, table: Tensor, noise: Tensor | None, seed: Tensor | None, out: Tensor) -> None:
     """Fills `out` [B, C, P] with the noisy images of `x0` [B, C, P] at `t` [B]."""
     images, channels, positions = x0.shape
-    given = noise if noise is not None else seed
     count = channels * positions
     with launch_on(x0):
         noise_images_kernel[(images * triton.cdiv(count, BLOCK),)](
-            x0, x0.stride(), t, table, len(table), given, given.stride(), out, out.stride(), count, positions,
+            *strided(x0, given_of(noise, seed), out), t, table, len(table), count, positions,
             DRAWN=noise is None, FLAT=all_flat([x0, noise, out]), BLOCK=BLOCK, num_warps=WARPS,
         )  # fmt: skip

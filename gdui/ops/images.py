@@ -1,11 +1,25 @@
 """What the diffusion ops ask of their arguments, and the one shape their kernels see: [images, channels, positions]."""
 
-from typing import Protocol
+from typing import Any, Protocol, overload
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Tabulated", "check_images", "check_noise", "check_steps", "dense_like", "planes", "same_shape", "table_of"]
+__all__ = [
+    "Tabulated",
+    "array",
+    "check_images",
+    "check_noise",
+    "check_prediction",
+    "check_steps",
+    "dense_like",
+    "halves",
+    "planes",
+    "same_shape",
+    "table_of",
+    "threads",
+]
 
 
 class Tabulated(Protocol):
@@ -32,9 +46,9 @@ def same_shape(name: str, value: Tensor, like: Tensor, owner: str) -> None:
 
 
 def check_steps(name: str, t: Tensor, images: Tensor, owner: str) -> None:
-    """Raises unless `t` is one integer an image, on the images' device."""
-    if t.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"{name} must be int64 or int32, not {t.dtype}")
+    """Raises unless `t` is one int64 an image, on the images' device."""
+    if t.dtype != torch.int64:
+        raise TypeError(f"{name} must be int64, not {t.dtype}")
     if t.shape != images.shape[:1]:
         raise ValueError(f"{name} must have one entry for each image of {owner}, {len(images)}, not {tuple(t.shape)}")
     same_device(name, t, images, owner)
@@ -47,8 +61,6 @@ def check_noise(noise: Tensor | None, seed: Tensor | None, images: Tensor, owner
     if noise is not None:
         same_shape("noise", noise, images, owner)
     if seed is not None:
-        if seed.dtype != torch.int64:
-            raise TypeError(f"seed must be int64, not {seed.dtype}")
         check_steps("seed", seed, images, owner)
 
 
@@ -62,15 +74,52 @@ def table_of(schedule: Tabulated, images: Tensor) -> Tensor:
     return schedule.table(images.device, torch.float64 if images.dtype == torch.float64 else torch.float32)
 
 
-def planes(images: Tensor) -> Tensor:
+@overload
+def planes(images: Tensor) -> Tensor: ...
+@overload
+def planes(images: None) -> None: ...
+def planes(images: Tensor | None) -> Tensor | None:
     """`images` [B, C, ...] as [B, C, P]: a view where the strides allow it."""
+    if images is None:
+        return None
     return images.flatten(2) if images.ndim > 2 else images.unsqueeze(2)
+
+
+def halves(prediction: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """What is predicted and, where there are twice the channels, the values of its variance; [B, C, P] each."""
+    whole = planes(prediction)
+    return whole[:, :channels], whole[:, channels:] if whole.shape[1] > channels else None
+
+
+def check_prediction(name: str, prediction: Tensor, images: Tensor, owner: str, *, learned: bool | None) -> None:
+    """Raises unless `prediction` has the channels of `images`, or twice as many where `learned`; with None either."""
+    if not prediction.is_floating_point():
+        raise TypeError(f"{name} must be floating-point, not {prediction.dtype}")
+    batch, channels, *rest = images.shape
+    allowed = [channels * factor for factor in ({True: [2], False: [1], None: [1, 2]}[learned])]
+    if prediction.ndim != images.ndim or list(prediction.shape) not in [[batch, n, *rest] for n in allowed]:
+        shapes = " or ".join(str((batch, n, *rest)) for n in allowed)
+        raise ValueError(f"{name} must be {shapes} for this {owner}, not {tuple(prediction.shape)}")
+    same_device(name, prediction, images, owner)
+
+
+@overload
+def array(tensor: Tensor) -> npt.NDArray[Any]: ...
+@overload
+def array(tensor: None) -> None: ...
+def array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
+    """The tensor's own memory as an array, for the C++ core."""
+    return None if tensor is None else tensor.detach().numpy()
+
+
+def threads() -> int:
+    """As many threads as PyTorch uses, so the ops follow `torch.set_num_threads`."""
+    return torch.get_num_threads()
 
 
 def dense_like(images: Tensor, channels: int | None = None) -> Tensor:
     """New memory in the images' format, channels_last where they are, else contiguous; so `planes` of it is a view."""
-    shape = list(images.shape)
-    shape[1] = channels or shape[1]
     channels_last = images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last and not images.is_contiguous() else torch.contiguous_format
+    shape = (images.shape[0], channels or images.shape[1], *images.shape[2:])
     return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=layout)

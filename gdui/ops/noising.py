@@ -5,10 +5,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gdui.kernels import reference
+from gdui import _core
+from gdui.kernels import reference_diffusion as reference
 from gdui.kernels.tables import Column
 from gdui.ops.dispatch import Backend, choose
-from gdui.ops.images import Tabulated, check_images, check_noise, check_steps, dense_like, planes, table_of
+from gdui.ops.images import (
+    Tabulated,
+    array,
+    check_images,
+    check_noise,
+    check_steps,
+    dense_like,
+    planes,
+    table_of,
+    threads,
+)
 
 __all__ = ["noise_images"]
 
@@ -41,20 +52,24 @@ def noise_images(
 def noise_images_op(
     x0: Tensor, t: Tensor, table: Tensor, noise: Tensor | None, seed: Tensor | None, backend: str
 ) -> Tensor:
-    chosen = choose(backend, x0, noise, native=False)
+    chosen = choose(backend, x0, noise, native=True)
+    out = dense_like(x0)
     if chosen == "reference":
-        out: Tensor = reference.noise_images(x0, t, table, noise, seed)
+        return out.copy_(reference.noise_images(x0, t, table, noise, seed))
+    if not out.numel():
+        return out
+    if chosen == "native":
+        images, given, to = array(planes(x0)), array(planes(noise)), array(planes(out))
+        _core.noise_images(images, array(t), array(table), given, array(seed), to, threads())
         return out
     from gdui.kernels import noising
 
-    out = dense_like(x0)
-    if out.numel():
-        noising.noise_images(planes(x0), t, table, noise if noise is None else planes(noise), seed, planes(out))
+    noising.noise_images(planes(x0), t, table, planes(noise), seed, planes(out))
     return out
 
 
 @noise_images_op.register_fake
-def _(x0: Tensor, t: Tensor, table: Tensor, noise: Tensor | None, seed: Tensor | None, backend: str) -> Tensor:
+def _(x0: Tensor, *others: object) -> Tensor:
     return dense_like(x0)
 
 
