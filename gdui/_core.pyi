@@ -1,6 +1,7 @@
 """The compiled core. Arrays may have any strides; see csrc/ for what each function means."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,92 +90,12 @@ def rank(
     threads: int,
 ) -> npt.NDArray[np.float32]: ...
 
-Floats = npt.NDArray[np.float32]
-Values = npt.NDArray[np.float32] | npt.NDArray[np.uint16]
-Steps = npt.NDArray[np.int64]
-
-def noise_images(
-    x0: Floats, t: Steps, table: Floats, noise: Floats | None, seed: Steps | None, out: Floats, threads: int
-) -> None: ...
-def denoising_loss(
-    predicted: Floats,
-    values: Floats | None,
-    x0: Floats,
-    t: Steps,
-    table: Floats,
-    noise: Floats | None,
-    seed: Steps | None,
-    kind: str,
-    target: str,
-    weighting: str,
-    bound_scale: float,
-    out: Floats,
-    threads: int,
-) -> None: ...
-def denoising_loss_backward(
-    predicted: Floats,
-    values: Floats | None,
-    x0: Floats,
-    t: Steps,
-    table: Floats,
-    noise: Floats | None,
-    seed: Steps | None,
-    kind: str,
-    target: str,
-    weighting: str,
-    bound_scale: float,
-    dloss: Floats,
-    dpredicted: Floats,
-    dvalues: Floats | None,
-    threads: int,
-) -> None: ...
-def guided_step(
-    x: Floats,
-    predicted: Floats,
-    values: Floats | None,
-    t: Steps,
-    table: Floats,
-    gradient: Floats | None,
-    scale: float,
-    noise: Floats | None,
-    seed: Steps | None,
-    method: str,
-    eta: float,
-    variance: str,
-    limit: Floats | None,
-    target: str,
-    unconditional: Floats | None,
-    guidance: float,
-    out: Floats,
-    threads: int,
-) -> None: ...
-def double_softmax_loss(logits: Floats, targets: Steps, losses: Floats, threads: int) -> None: ...
-def double_softmax_loss_backward(
-    logits: Floats, targets: Steps, dlosses: Floats, dlogits: Floats, threads: int
-) -> None: ...
-def group_norm(
-    x: Values,
-    gain: Floats,
-    offset: Floats,
-    groups: int,
-    eps: float,
-    silu: bool,
-    y: Values,
-    mean: Floats,
-    rstd: Floats,
-    threads: int,
-) -> None: ...
-def group_norm_backward(
-    dy: Values,
-    x: Values,
-    gain: Floats,
-    offset: Floats,
-    mean: Floats,
-    rstd: Floats,
-    groups: int,
-    silu: bool,
-    dx: Values,
-    dgain: Floats,
-    doffset: Floats,
-    threads: int,
-) -> None: ...
+# Called with their arguments packed, from gdui/ops alone; csrc/bindings names them.
+def noise_images(*arguments: Any) -> None: ...
+def denoising_loss(*arguments: Any) -> None: ...
+def denoising_loss_backward(*arguments: Any) -> None: ...
+def guided_step(*arguments: Any) -> None: ...
+def double_softmax_loss(*arguments: Any) -> None: ...
+def double_softmax_loss_backward(*arguments: Any) -> None: ...
+def group_norm(*arguments: Any) -> None: ...
+def group_norm_backward(*arguments: Any) -> None: ...
