@@ -95,10 +95,12 @@ class Generator:
         *,
         guidance: float | None = None,
         guide: Guide | None = None,
+        steps: int = 20,
+        method: Method = "dpm",
+        eta: float = 0.0,
         seed: int = 0,
         batch: int = 64,
         compile: bool = False,  # noqa: A002
-        **options: Any,
     ) -> Iterator[Images]:
         """`sample`, a batch at a time."""
         if n < 1:
@@ -106,6 +108,7 @@ class Generator:
         if batch < 1:
             raise ValueError(f"batch must be at least 1, not {batch}")
         wanted = np.repeat(self._indices(classes), n)
+        options = {"steps": steps, "method": method, "eta": eta}
         sampler = self._sampler(wanted, guidance, guide, compile, options)
         seeds = image_seeds(seed, wanted)
         # One fixed shape: every image is computed by the same kernels whatever the batch it fell into.
@@ -159,7 +162,7 @@ class Generator:
             raise ValueError("this model knows no classes and has no classifier: leave classes out")
         return Sampler(
             network=compiled(self.unet, compile),
-            schedule=Schedule.from_name(self.schedule, self.timesteps),
+            schedule=self._schedule(options),
             classifier=None if self.classifier is None else compiled(self.classifier, compile),
             null_class=self.unet.config.classes if self.unet.null_class else None,
             guide=guide,
@@ -168,6 +171,13 @@ class Generator:
             target=checks.one_of("target", self.target, ("eps", "x0", "v")),  # type: ignore[arg-type]
             **options,
         )
+
+    def _schedule(self, options: dict[str, Any]) -> Schedule:
+        steps = options["steps"]
+        if not 1 <= steps <= self.timesteps:
+            raise ValueError(f"steps must lie between 1 and the {self.timesteps} of training, not {steps}")
+        respaced = options["method"] in ("ddim", "ancestral") and steps < self.timesteps
+        return Schedule.from_name(self.schedule, self.timesteps, str(steps) if respaced else "")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes model.safetensors and model.json, each whole or not at all."""

@@ -18,7 +18,7 @@ Loss = Callable[[Forward, Batch, Tensor, Tensor], Tensor]
 
 
 def denoiser_loss(schedule: Schedule, recipe: Recipe, *, classes: int | None) -> Loss:
-    """The loss of each picture for a UNet that predicts what `recipe` says; a picture without a class gets the null class."""
+    """The loss of each picture for a UNet that predicts what `recipe` says; no class means the null class."""
 
     def loss(network: Forward, batch: Batch, t: Tensor, seed: Tensor) -> Tensor:
         noisy = ops.noise_images(batch.x0, t, schedule, seed=seed)

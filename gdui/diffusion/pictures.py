@@ -70,4 +70,5 @@ def store_pixels(
         if row != count:
             raise ValueError(f"{Path(path).name} was to hold {count} pictures, but {row} came")
         store.flush()
-    return np.load(path, mmap_mode="r")
+    mapped: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return mapped

@@ -20,8 +20,9 @@ def has_bfloat16(device: str) -> bool:
 
 
 def autocast(device: str) -> torch.autocast:
-    """Mixed precision for the forward pass, float32 where it doesn't pay."""
-    return torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(device))
+    """Mixed precision for the forward pass where it pays; GDUI_PRECISION=float32 turns it off everywhere."""
+    enabled = os.environ.get("GDUI_PRECISION") != "float32" and has_bfloat16(device)
+    return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
 
 def compiled(network: nn.Module, enabled: bool = True) -> Callable[..., Any]:

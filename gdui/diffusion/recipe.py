@@ -36,7 +36,7 @@ class Recipe:
     accumulate: int = 1
     kind: Literal["simple", "hybrid", "rescaled_hybrid", "vlb"] = "hybrid"
     target: Literal["eps", "x0", "v"] = "eps"
-    weighting: str | None = None
+    weighting: Literal["min_snr", "p2"] | None = None
     seed: int = 0
     save_every: int = 1_000
     keep: int = 2
@@ -64,7 +64,7 @@ class Draw:
 
 
 def draw(step: int, pictures: Pictures, timesteps: int, recipe: Recipe, *, rank: int = 0, ranks: int = 1) -> Draw:
-    """One rank's part of what `step` sees: a function of the recipe's seed and the step, so a resumed run can't differ."""
+    """One rank's part of what `step` sees: a function of the seed and the step alone, so a resumed run can't differ."""
     generator = np.random.default_rng([recipe.seed, 1, step])
     mine = slice(rank, None, ranks)
     rows = _rows(step, len(pictures), recipe)[mine]

@@ -1,8 +1,8 @@
-"""Draws images: a network, a guide and a seed for each image in, images out. The loop itself never waits for the device."""
+"""Draws images: a network, a guide and a seed for each image in, images out. The loop never waits for the device."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ Guide = Literal["classifier", "free", "auto"]
 
 
 def image_seeds(seed: int, classes: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """A seed for each image, from `seed`, its class and how many of its class came before it: the order can't change one."""
+    """A seed for each image, from `seed`, its class and how many of it came before: order changes none."""
     places = np.zeros(len(classes), np.int64)
     for name in np.unique(classes):
         places[classes == name] = np.arange(np.count_nonzero(classes == name))
@@ -36,6 +36,8 @@ def image_seeds(seed: int, classes: npt.NDArray[np.integer]) -> npt.NDArray[np.i
 class Sampler:
     """How images are drawn from a network.
 
+    schedule: as trained for the solvers "dpm" and "heun", which take `steps` moments of it; respaced for "ddim" and
+        "ancestral", which take every step it has.
     guide: what steers: the gradient of a noisy classifier, the network without its class, or a weaker network.
     scale: how much of it; 0 for none. For "free" and "auto" the prediction is other + (1 + scale)(prediction - other).
     eta: DDIM's share of fresh noise.
@@ -64,13 +66,13 @@ class Sampler:
                 "auto": "a weaker network",
             }
             raise ValueError(f"guide {self.guide!r} needs {wanted[self.guide]}, and there is none")
-        if self.steps < 1 or self.steps > len(self.schedule):
-            raise ValueError(f"steps must lie between 1 and the schedule's {len(self.schedule)}, not {self.steps}")
 
     def states(self, shape: tuple[int, ...], classes: Tensor | None, seeds: Tensor) -> Iterator[Tensor]:
         """Every state of a batch [B, *shape] on the way from noise to images in [-1, 1]."""
         with torch.no_grad():
-            x = ops.standard_normal(seeds, shape).contiguous(memory_format=torch.channels_last)
+            last = torch.full_like(seeds, len(self.schedule) - 1)
+            black = torch.zeros(len(seeds), *shape, device=seeds.device).to(memory_format=torch.channels_last)
+            x = ops.noise_images(black, last, self.schedule, seed=seeds)
             if self.method in ("dpm", "heun"):
                 solver = dpm_solver if self.method == "dpm" else heun
                 way = instants(self.schedule, self.steps)
@@ -79,19 +81,18 @@ class Sampler:
                 yield from self._stepwise(x, classes, seeds)
 
     def _stepwise(self, x: Tensor, classes: Tensor | None, seeds: Tensor) -> Iterator[Tensor]:
-        spaced = self.schedule.respaced(str(self.steps))
-        steps = torch.arange(len(spaced), device=x.device)[:, None].expand(-1, len(x)).contiguous()
+        steps = torch.arange(len(self.schedule), device=x.device)[:, None].expand(-1, len(x)).contiguous()
         for t in reversed(steps.unbind()):
-            prediction, other, gradient = self._predict(x, spaced.timesteps(t), classes)
+            prediction, other, gradient = self._predict(x, self.schedule.timesteps(t), classes)
             x = ops.guided_step(
                 x,
                 prediction,
                 t,
-                spaced,
+                self.schedule,
                 gradient=gradient,
                 scale=self.scale,
                 seed=seeds,
-                method=self.method,
+                method="ddim" if self.method == "ddim" else "ancestral",
                 eta=self.eta,
                 variance="learned_range" if self.learned_variance else "fixed_small",
                 target=self.target,
@@ -121,17 +122,15 @@ class Sampler:
         return (x - at.alpha * prediction) / at.sigma
 
     def _predict(self, x: Tensor, t: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The network's prediction, the one to move away from, and the classifier's gradient; None where not asked for."""
+        """The prediction, the one to move away from, and the classifier's gradient; None where not asked for."""
         named = () if classes is None else (classes,)
         with autocast(x.device.type):
             prediction = self.network(x, t, *named).float()
             if not self.guide or not self.scale:
                 return prediction, None, None
-            if self.guide == "classifier":
-                assert self.classifier is not None
-                assert classes is not None
-                return prediction, None, guidance_gradient(self.classifier, x, t, classes)
             if self.guide == "auto":
-                assert self.weaker is not None
-                return prediction, self.weaker(x, t, *named).float(), None
-            return prediction, self.network(x, t, torch.full_like(t, self.null_class, dtype=torch.long)).float(), None
+                return prediction, cast(Network, self.weaker)(x, t, *named).float(), None
+            if self.guide == "free":
+                nobody = torch.full_like(t, cast(int, self.null_class), dtype=torch.long)
+                return prediction, self.network(x, t, nobody).float(), None
+            return prediction, None, guidance_gradient(cast(Network, self.classifier), x, t, cast(Tensor, classes))

@@ -1,4 +1,4 @@
-"""The training loop, one for both networks: steps, running averages, checkpoints, and a run that a kill can't change."""
+"""The training loop, one for both networks: steps, running averages, and checkpoints that make a kill harmless."""
 
 import json
 import logging
@@ -19,12 +19,12 @@ from gdui.diffusion.pictures import Batch, Pictures
 from gdui.diffusion.precision import autocast, compiled
 from gdui.diffusion.recipe import Draw, Recipe, draw
 
-__all__ = ["Diverged", "Trained", "train_network"]
+__all__ = ["DivergedError", "Trained", "train_network"]
 
 log = logging.getLogger(__name__)
 
 
-class Diverged(RuntimeError):
+class DivergedError(RuntimeError):
     """Training met a loss that is no number."""
 
 
@@ -61,8 +61,8 @@ class Trained:
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimiser."):
-                _, i, name = key.split(".", 2)
-                state.setdefault(int(i), {})[name] = value
+                _, place, name = key.split(".", 2)
+                state.setdefault(int(place), {})[name] = value
         self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
         self.step = saved.step
 
@@ -75,7 +75,7 @@ def train_network(
     recipe: Recipe,
     folder: str | os.PathLike[str],
     *,
-    compile: bool = True,
+    compile: bool = True,  # noqa: A002
     progress: Callable[[int, float, float], None] | None = None,
 ) -> Trained:
     """Trains `network` in place for recipe.steps, going on from the newest checkpoint in `folder`.
@@ -100,7 +100,7 @@ def train_network(
         torch.manual_seed(recipe.seed * 1_000_003 + trained.step * ranks + rank)
         value, norm = _step(trained, forward, loss, drawn, recipe)
         if not np.isfinite(value):
-            raise Diverged(_last_words(trained.step, value, history))
+            raise DivergedError(_last_words(trained.step, value, history))
         trained.step += 1
         speed = recipe.batch / (time.perf_counter() - started)
         if rank == 0:
@@ -119,7 +119,7 @@ def _step(trained: Trained, forward: Forward, loss: Loss, drawn: Draw, recipe: R
         with autocast(device.type):
             each = loss(forward, part.batch, part.t, part.seed)
         mean = (each * part.batch.weights).sum() / recipe.batch
-        mean.backward()
+        torch.autograd.backward(mean)
         total += mean.detach()
     gradients = [p.grad for p in parameters if p.grad is not None]
     _sum_over_ranks([total, *gradients])
@@ -152,7 +152,7 @@ def _sum_over_ranks(tensors: list[Tensor]) -> None:
         return
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(flat)
-    for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, summed in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(summed.view_as(tensor))
 
 
