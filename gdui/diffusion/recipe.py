@@ -68,8 +68,8 @@ def draw(step: int, pictures: Pictures, timesteps: int, recipe: Recipe, *, rank:
     generator = np.random.default_rng([recipe.seed, 1, step])
     mine = slice(rank, None, ranks)
     rows = _rows(step, len(pictures), recipe)[mine]
-    t = generator.integers(timesteps, size=recipe.batch)[mine]
-    seed = generator.integers(1 << 63, size=recipe.batch)[mine]
+    t = generator.integers(timesteps, size=recipe.batch)[mine].copy()
+    seed = generator.integers(1 << 63, size=recipe.batch)[mine].copy()
     mirrored = generator.random(recipe.batch)[mine] < 0.5 if recipe.mirror else None
     forgotten = generator.random(recipe.batch)[mine] < recipe.forget
     batch = pictures.batch(rows, mirrored)
