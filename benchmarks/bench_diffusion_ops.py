@@ -24,7 +24,7 @@ PEERS = ("guided-diffusion", "diffusers", "compiled")
 
 
 class Eager:
-    """guided-diffusion's arithmetic: coefficients in float64 on the host, one of them moved and gathered at each use."""
+    """guided-diffusion's arithmetic: coefficients in float64 on the host, moved and gathered at each use."""
 
     def __init__(self, schedule: Schedule) -> None:
         columns = schedule.table("cpu", torch.float64).T.numpy()
@@ -57,7 +57,7 @@ class Eager:
         mean = mean.float() + variance * gradient.float()
         return mean + mask * torch.exp(0.5 * log_variance) * noise
 
-    def simple(self, output: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+    def simple(self, output: Tensor, noise: Tensor) -> Tensor:
         return ((noise - output) ** 2).mean(dim=(1, 2, 3))
 
     def hybrid(self, output: Tensor, x0: Tensor, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Eager:
         kl = 0.5 * (-1 + log_variance - true_log + torch.exp(true_log - log_variance))
         kl = kl + 0.5 * (true_mean - mean) ** 2 * torch.exp(-log_variance)
         bound = torch.where(t == 0, self.nll(x0, mean, 0.5 * log_variance), kl.mean(dim=(1, 2, 3)) / math.log(2))
-        return self.simple(eps, x0, noise) + bound
+        return self.simple(eps, noise) + bound
 
     def nll(self, x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
         def cdf(z: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def training(bench: Bench, schedule: Schedule, data: dict[str, Tensor], kind: st
     def guided_diffusion(out: Tensor, noise: Tensor | None = None) -> Tensor:
         noise = torch.randn_like(x0) if noise is None else noise
         x = eager.noisy(x0, t, noise)
-        return eager.hybrid(out, x0, x, t, noise) if kind == "hybrid" else eager.simple(out, x0, noise)
+        return eager.hybrid(out, x0, x, t, noise) if kind == "hybrid" else eager.simple(out, noise)
 
     def plain(out: Tensor) -> tuple[Tensor, Tensor]:
         noise = torch.randn_like(x0)
