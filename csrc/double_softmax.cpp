@@ -13,9 +13,11 @@ namespace {
 
 constexpr std::int64_t kLanes = 16;       // rows side by side in a tile, one to a lane of a vector
 constexpr std::int64_t kTurn = 128;       // clusters turned from rows to lanes while they are in the nearest cache
+constexpr std::int64_t kBlock = 16;       // numbers summed in float before the sum goes on in double
 constexpr std::int64_t kRowsAtOnce = 256; // a thread's turn: whole tiles
 
 using Lanes = float[kLanes];
+using Sums = double[kLanes];
 
 // Up to kLanes rows' p = softmax(z), e = exp(p) and the sum of e, cluster by cluster; lanes without a row hold zeros'
 // results.
@@ -25,20 +27,20 @@ public:
   float *p(std::int64_t cluster) { return p_.data() + cluster * kLanes; }
   float *e(std::int64_t cluster) { return e_.data() + cluster * kLanes; }
 
-  GDUI_INLINE void read(const float *logits, std::int64_t rows, Lanes &total) {
+  GDUI_INLINE void read(const float *logits, std::int64_t rows, Sums &total) {
     std::fill(p_.begin(), p_.end(), 0.0f);
     for (std::int64_t first = 0; first < clusters_; first += kTurn)
       for (std::int64_t l = 0; l < rows; ++l)
         for (std::int64_t c = first; c < std::min(first + kTurn, clusters_); ++c)
           p(c)[l] = logits[l * clusters_ + c];
-    Lanes most, sum;
+    Lanes most, share;
     largest(most);
-    exponentials(p_.data(), most, p_.data(), sum);
-    for (float &value : sum)
-      value = 1 / value;
+    exponentials(p_.data(), most, p_.data(), total);
+    for (std::int64_t l = 0; l < kLanes; ++l)
+      share[l] = static_cast<float>(1 / total[l]);
     for (std::int64_t c = 0; c < clusters_; ++c)
       for (std::int64_t l = 0; l < kLanes; ++l)
-        p(c)[l] *= sum[l];
+        p(c)[l] *= share[l];
     exponentials(p_.data(), Lanes{}, e_.data(), total);
   }
 
@@ -58,14 +60,19 @@ private:
   }
 
   // out = exp(in - shift), and its sum over the clusters.
-  GDUI_INLINE void exponentials(const float *in, const Lanes &shift, float *out, Lanes &sum) const {
-    Lanes total = {};
-    for (std::int64_t i = 0; i < clusters_ * kLanes; i += kLanes)
-      for (std::int64_t l = 0; l < kLanes; ++l) {
-        const float value = exponential(in[i + l] - shift[l]);
-        out[i + l] = value;
-        total[l] += value;
-      }
+  GDUI_INLINE void exponentials(const float *in, const Lanes &shift, float *out, Sums &sum) const {
+    Sums total = {};
+    for (std::int64_t first = 0; first < clusters_; first += kBlock) {
+      Lanes part = {};
+      for (std::int64_t i = first * kLanes; i < std::min(first + kBlock, clusters_) * kLanes; i += kLanes)
+        for (std::int64_t l = 0; l < kLanes; ++l) {
+          const float value = exponential(in[i + l] - shift[l]);
+          out[i + l] = value;
+          part[l] += value;
+        }
+      for (std::int64_t l = 0; l < kLanes; ++l)
+        total[l] += part[l];
+    }
     std::memcpy(sum, total, sizeof total);
   }
 
@@ -80,11 +87,11 @@ struct Loss {
   float *losses;
 
   GDUI_INLINE void operator()(Tile &tile, std::int64_t first, std::int64_t rows) const {
-    Lanes total;
+    Sums total;
     tile.read(logits + first * clusters, rows, total);
     for (std::int64_t l = 0; l < rows; ++l) {
       const std::int64_t target = targets[first + l];
-      losses[first + l] = target < 0 ? 0 : std::log(total[l]) - tile.p(target)[l];
+      losses[first + l] = target < 0 ? 0 : static_cast<float>(std::log(total[l]) - tile.p(target)[l]);
     }
   }
 };
@@ -98,20 +105,26 @@ struct Gradient {
 
   // dz = dloss p (g - sum p g) with g = e / sum e - onehot(target)
   GDUI_INLINE void operator()(Tile &tile, std::int64_t first, std::int64_t rows) const {
-    Lanes share, slope = {}, chosen = {}, mean = {};
-    tile.read(logits + first * clusters, rows, share);
-    for (float &value : share)
-      value = 1 / value;
+    Lanes share, slope = {}, chosen = {}, mean;
+    Sums total, product = {};
+    tile.read(logits + first * clusters, rows, total);
     for (std::int64_t l = 0; l < rows; ++l) {
       const std::int64_t target = targets[first + l];
       slope[l] = target < 0 ? 0 : dlosses[first + l];
       chosen[l] = target < 0 ? 0 : tile.p(target)[l];
     }
-    for (std::int64_t c = 0; c < clusters; ++c)
+    for (std::int64_t first = 0; first < clusters; first += kBlock) {
+      Lanes part = {};
+      for (std::int64_t c = first; c < std::min(first + kBlock, clusters); ++c)
+        for (std::int64_t l = 0; l < kLanes; ++l)
+          part[l] += tile.p(c)[l] * tile.e(c)[l];
       for (std::int64_t l = 0; l < kLanes; ++l)
-        mean[l] += tile.p(c)[l] * tile.e(c)[l];
-    for (std::int64_t l = 0; l < kLanes; ++l)
-      mean[l] = mean[l] * share[l] - chosen[l];
+        product[l] += part[l];
+    }
+    for (std::int64_t l = 0; l < kLanes; ++l) {
+      share[l] = static_cast<float>(1 / total[l]);
+      mean[l] = static_cast<float>(product[l] / total[l] - chosen[l]);
+    }
     for (std::int64_t c = 0; c < clusters; ++c)
       for (std::int64_t l = 0; l < kLanes; ++l)
         tile.p(c)[l] *= slope[l] * (tile.e(c)[l] * share[l] - mean[l]);

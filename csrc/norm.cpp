@@ -11,7 +11,7 @@
 namespace gdui {
 namespace {
 
-constexpr std::int64_t kBlock = 64; // pixels summed in float before the sum goes on in double
+constexpr std::int64_t kBlock = 16; // pixels summed in float before the sum goes on in double
 
 // Some whole groups of one image: `width` channels of each pixel, `step` apart from pixel to pixel; where they start.
 struct Slab {
@@ -79,15 +79,16 @@ template <class T> GDUI_INLINE void statistics(const T *x, const Slab &slab, flo
   }
 }
 
-// out = f(factor in + shift) for each channel.
+// out = f((in - mean) factor + offset) for each channel; in this order a flat group gives its offset, and no rounding.
 template <bool silu, class T>
-GDUI_INLINE void map_pixels(const T *x, const Slab &slab, const float *factor, const float *shift, T *y) {
+GDUI_INLINE void map_pixels(const T *x, const Slab &slab, const float *mean, const float *factor, const float *offset,
+                            T *y) {
   for (std::int64_t p = 0; p < slab.pixels; ++p) {
     const T *in = x + p * slab.step;
     T *out = y + p * slab.step;
 #pragma GCC ivdep
     for (std::int64_t c = 0; c < slab.width; ++c) {
-      const float z = to_float(in[c]) * factor[c] + shift[c];
+      const float z = (to_float(in[c]) - mean[c]) * factor[c] + offset[c];
       store(silu ? z * sigmoid(z) : z, out[c]);
     }
   }
@@ -97,24 +98,21 @@ template <class T>
 GDUI_INLINE void forward(const T *x, const Slab &slab, const Affine &affine, float eps, bool silu, T *y, float *mean,
                          float *rstd) {
   statistics(x, slab, eps, mean, rstd);
-  std::vector<float> factor(slab.width), shift(slab.width);
-  for (std::int64_t c = 0; c < slab.width; ++c) {
+  std::vector<float> factor(slab.width);
+  for (std::int64_t c = 0; c < slab.width; ++c)
     factor[c] = affine.gain[c] * rstd[c];
-    shift[c] = affine.offset[c] - mean[c] * factor[c];
-  }
   if (silu)
-    map_pixels<true>(x, slab, factor.data(), shift.data(), y);
+    map_pixels<true>(x, slab, mean, factor.data(), affine.offset, y);
   else
-    map_pixels<false>(x, slab, factor.data(), shift.data(), y);
+    map_pixels<false>(x, slab, mean, factor.data(), affine.offset, y);
 }
 
-// What the way back needs of each channel: norm = scale x + shift, dx = slope dz - pull norm - drift.
+// What the way back needs of each channel: z = gain norm + offset with norm = (x - mean) rstd.
 struct Channels {
-  explicit Channels(std::int64_t width) : scale(width), shift(width), slope(width), pull(width), drift(width) {}
-  std::vector<float> scale, shift, slope, pull, drift;
+  const float *gain, *offset, *mean, *rstd;
 };
 
-// The gradient to z = gain norm + offset, from that to f(z).
+// The gradient to z, from that to f(z).
 template <bool silu> GDUI_INLINE float through_silu(float z, float gradient) {
   if (!silu)
     return gradient;
@@ -124,17 +122,14 @@ template <bool silu> GDUI_INLINE float through_silu(float z, float gradient) {
 
 // Sums dz norm and dz over the pixels of each channel: the gradients to gain and offset.
 template <bool silu, class T>
-GDUI_INLINE void sum_gradients(const T *x, const T *dy, const Slab &slab, const Affine &affine,
-                               const Channels &channels, Sums &sums) {
-  const float *scale = channels.scale.data(), *shift = channels.shift.data();
-  const float *gain = affine.gain, *offset = affine.offset;
+GDUI_INLINE void sum_gradients(const T *x, const T *dy, const Slab &slab, const Channels &of, Sums &sums) {
   for (std::int64_t p = 0; p < slab.pixels; ++p) {
     const T *in = x + p * slab.step, *above = dy + p * slab.step;
     float *to_gain = sums.first(), *to_offset = sums.second();
 #pragma GCC ivdep
     for (std::int64_t c = 0; c < slab.width; ++c) {
-      const float norm = to_float(in[c]) * scale[c] + shift[c];
-      const float dz = through_silu<silu>(norm * gain[c] + offset[c], to_float(above[c]));
+      const float norm = (to_float(in[c]) - of.mean[c]) * of.rstd[c];
+      const float dz = through_silu<silu>(norm * of.gain[c] + of.offset[c], to_float(above[c]));
       to_gain[c] += dz * norm;
       to_offset[c] += dz;
     }
@@ -142,57 +137,48 @@ GDUI_INLINE void sum_gradients(const T *x, const T *dy, const Slab &slab, const 
   }
 }
 
+// dx = rstd (gain dz - level - along norm) for each channel.
 template <bool silu, class T>
-GDUI_INLINE void map_gradients(const T *x, const T *dy, const Slab &slab, const Affine &affine,
-                               const Channels &channels, T *dx) {
-  const float *scale = channels.scale.data(), *shift = channels.shift.data(), *slope = channels.slope.data();
-  const float *pull = channels.pull.data(), *drift = channels.drift.data();
-  const float *gain = affine.gain, *offset = affine.offset;
+GDUI_INLINE void map_gradients(const T *x, const T *dy, const Slab &slab, const Channels &of, const float *level,
+                               const float *along, T *dx) {
   for (std::int64_t p = 0; p < slab.pixels; ++p) {
     const T *in = x + p * slab.step, *above = dy + p * slab.step;
     T *out = dx + p * slab.step;
 #pragma GCC ivdep
     for (std::int64_t c = 0; c < slab.width; ++c) {
-      const float norm = to_float(in[c]) * scale[c] + shift[c];
-      const float dz = through_silu<silu>(norm * gain[c] + offset[c], to_float(above[c]));
-      store(slope[c] * dz - pull[c] * norm - drift[c], out[c]);
+      const float norm = (to_float(in[c]) - of.mean[c]) * of.rstd[c];
+      const float dz = through_silu<silu>(norm * of.gain[c] + of.offset[c], to_float(above[c]));
+      store(of.rstd[c] * (of.gain[c] * dz - level[c] - along[c] * norm), out[c]);
     }
   }
 }
 
-// dx loses each group's mean of gain dz, and of gain dz norm along norm: normalising takes them away.
-void group_means(const Slab &slab, const Affine &affine, const Sums &sums, Channels &channels) {
+// Each group's means of gain dz and of gain dz norm, for its channels: what moving and stretching x can't change.
+GDUI_INLINE void group_means(const Slab &slab, const float *gain, const Sums &sums, float *level, float *along) {
   const double count = static_cast<double>(slab.pixels) * slab.group_size;
   for (std::int64_t first = 0; first < slab.width; first += slab.group_size) {
-    double along = 0, level = 0;
+    double with_norm = 0, alone = 0;
     for (std::int64_t c = first; c < first + slab.group_size; ++c) {
-      along += affine.gain[c] * sums.first(c) / count;
-      level += affine.gain[c] * sums.second(c) / count;
+      with_norm += gain[c] * sums.first(c) / count;
+      alone += gain[c] * sums.second(c) / count;
     }
-    for (std::int64_t c = first; c < first + slab.group_size; ++c) {
-      channels.slope[c] = affine.gain[c] * channels.scale[c];
-      channels.pull[c] = static_cast<float>(along) * channels.scale[c];
-      channels.drift[c] = static_cast<float>(level) * channels.scale[c];
-    }
+    std::fill_n(level + first, slab.group_size, static_cast<float>(alone));
+    std::fill_n(along + first, slab.group_size, static_cast<float>(with_norm));
   }
 }
 
 template <bool silu, class T>
-GDUI_INLINE void backward(const T *x, const T *dy, const Slab &slab, const Affine &affine, const float *mean,
-                          const float *rstd, T *dx, float *dgain, float *doffset) {
-  Channels channels(slab.width);
-  for (std::int64_t c = 0; c < slab.width; ++c) {
-    channels.scale[c] = rstd[c];
-    channels.shift[c] = -mean[c] * channels.scale[c];
-  }
+GDUI_INLINE void backward(const T *x, const T *dy, const Slab &slab, const Channels &of, T *dx, float *dgain,
+                          float *doffset) {
   Sums sums(slab.width);
-  sum_gradients<silu>(x, dy, slab, affine, channels, sums);
+  sum_gradients<silu>(x, dy, slab, of, sums);
   for (std::int64_t c = 0; c < slab.width; ++c) {
     dgain[c] = static_cast<float>(sums.first(c));
     doffset[c] = static_cast<float>(sums.second(c));
   }
-  group_means(slab, affine, sums, channels);
-  map_gradients<silu>(x, dy, slab, affine, channels, dx);
+  std::vector<float> level(slab.width), along(slab.width);
+  group_means(slab, of.gain, sums, level.data(), along.data());
+  map_gradients<silu>(x, dy, slab, of, level.data(), along.data(), dx);
 }
 
 template <class T> struct Forward {
@@ -219,11 +205,11 @@ template <class T> struct Backward {
 
   GDUI_INLINE void operator()(const Slab &slab) const {
     const std::int64_t at = slab.pixel_start, c = slab.channel_start;
-    const Affine here{affine.gain + c, affine.offset + c};
+    const Channels of{affine.gain + c, affine.offset + c, mean + c, rstd + c};
     if (silu)
-      backward<true>(x + at, dy + at, slab, here, mean + c, rstd + c, dx + at, dgain + c, doffset + c);
+      backward<true>(x + at, dy + at, slab, of, dx + at, dgain + c, doffset + c);
     else
-      backward<false>(x + at, dy + at, slab, here, mean + c, rstd + c, dx + at, dgain + c, doffset + c);
+      backward<false>(x + at, dy + at, slab, of, dx + at, dgain + c, doffset + c);
   }
 };
 

@@ -5,9 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gdui.kernels.layout import launch_on
+
 __all__ = ["double_softmax_loss", "double_softmax_loss_backward"]
 
-MAX_CLUSTERS = 16384
 TILE = 4096
 
 
@@ -69,7 +70,8 @@ def double_softmax_loss(logits: Tensor, targets: Tensor) -> Tensor:
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     if logits.numel():
         grid, blocks = tiles(*logits.shape)
-        _double_softmax_forward[grid](logits, targets, losses, *logits.shape, **blocks)
+        with launch_on(logits):
+            _double_softmax_forward[grid](logits, targets, losses, *logits.shape, **blocks)
     return losses
 
 
@@ -78,7 +80,8 @@ def double_softmax_loss_backward(logits: Tensor, targets: Tensor, dlosses: Tenso
     dlogits = torch.empty_like(logits)
     if logits.numel():
         grid, blocks = tiles(*logits.shape)
-        _double_softmax_backward[grid](logits, targets, dlosses, dlogits, *logits.shape, **blocks)
+        with launch_on(logits):
+            _double_softmax_backward[grid](logits, targets, dlosses, dlogits, *logits.shape, **blocks)
     return dlogits
 
 

@@ -5,20 +5,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gdui.kernels.layout import launch_on
+
 __all__ = ["group_norm", "group_norm_backward"]
 
 CHANNELS = 32  # channels of a tile, where a group has no more than that
 TILE = 4096
-MAX_GROUP_SIZE = 2048
 
 
 @triton.jit
 def _over_group(value, channel, GROUP_SIZE: tl.constexpr, ONE_GROUP: tl.constexpr):
     """For each channel of the tile, the sum of `value` over its group."""
     if ONE_GROUP:
-        return tl.zeros_like(value) + tl.sum(value, 0)
-    group = channel // GROUP_SIZE
-    return tl.sum(tl.where(group[:, None] == group[None, :], value[None, :], 0.0), 1)
+        total = tl.zeros_like(value) + tl.sum(value, 0)
+    else:
+        group = channel // GROUP_SIZE
+        total = tl.sum(tl.where(group[:, None] == group[None, :], value[None, :], 0.0), 1)
+    return total
 
 
 @triton.jit
@@ -66,12 +69,13 @@ def _group_norm_forward(
     tl.store(mean_ptr + at, mean, mask=here)
     tl.store(rstd_ptr + at, rstd, mask=here)
     factor = tl.load(gain_ptr + at, mask=here, other=0.0) * rstd
-    constant = tl.load(offset_ptr + at, mask=here, other=0.0) - mean * factor
+    offset = tl.load(offset_ptr + at, mask=here, other=0.0)
     for first in range(0, pixels, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P).to(tl.int64)
         mask = (p < pixels)[:, None] & here[None, :]
         where = start + p[:, None] * channels + c[None, :]
-        z = tl.load(x_ptr + where, mask=mask, other=0.0).to(tl.float32) * factor[None, :] + constant[None, :]
+        x = tl.load(x_ptr + where, mask=mask, other=0.0).to(tl.float32)
+        z = (x - mean[None, :]) * factor[None, :] + offset[None, :]
         if SILU:
             z = z * tl.sigmoid(z)
         tl.store(y_ptr + where, z, mask=mask)
@@ -130,7 +134,7 @@ def _group_norm_backward(
     tl.store(dgain_ptr + at, dgain, mask=here)
     tl.store(doffset_ptr + at, doffset, mask=here)
     ONE_GROUP: tl.constexpr = WIDTH == GROUP_SIZE
-    count = pixels.to(tl.float32) * GROUP_SIZE
+    count = 1.0 * pixels * GROUP_SIZE
     pull = _over_group(gain * dgain, c, GROUP_SIZE, ONE_GROUP) / count
     level = _over_group(gain * doffset, c, GROUP_SIZE, ONE_GROUP) / count
     for first in range(0, pixels, BLOCK_P):
@@ -149,7 +153,8 @@ def group_norm(
     y, mean, rstd = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(gain)
     if x.numel():
         grid, blocks = tiles(x.shape, groups)
-        _group_norm_forward[grid](x, gain, offset, y, mean, rstd, *x.shape[1:], eps, SILU=silu, **blocks)
+        with launch_on(x):
+            _group_norm_forward[grid](x, gain, offset, y, mean, rstd, *x.shape[1:], eps, SILU=silu, **blocks)
     return y, mean, rstd
 
 
@@ -160,9 +165,10 @@ def group_norm_backward(
     dx, dgain, doffset = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(gain)
     if x.numel():
         grid, blocks = tiles(x.shape, groups)
-        _group_norm_backward[grid](
-            x, dy, gain, offset, mean, rstd, dx, dgain, doffset, *x.shape[1:], SILU=silu, **blocks
-        )
+        with launch_on(x):
+            _group_norm_backward[grid](
+                x, dy, gain, offset, mean, rstd, dx, dgain, doffset, *x.shape[1:], SILU=silu, **blocks
+            )
     return dx, dgain, doffset
 
 

@@ -57,13 +57,11 @@ def group_norm(
     x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """f(gain (x - mean) rstd + offset) for x [B, P, C], f SiLU or nothing; each channel's mean and rstd [B, C]."""
-    batch, _, channels = x.shape
-    grouped = exact(x).unflatten(2, (groups, -1))
-    variance, mean = torch.var_mean(grouped, (1, 3), correction=0)
-    mean, rstd = (
-        value[..., None].expand(-1, -1, channels // groups).reshape(batch, channels)
-        for value in (mean, torch.rsqrt(variance + eps))
-    )
+    grouped = x.double().unflatten(2, (groups, -1))
+    centre = grouped.mean((1, 3), keepdim=True)
+    variance = (grouped - centre).square().mean((1, 3), keepdim=True)
+    each = (len(x), 1, groups, x.shape[2] // groups)
+    mean, rstd = (value.expand(each).flatten(1).to(gain.dtype) for value in (centre, torch.rsqrt(variance + eps)))
     z = (exact(x) - mean[:, None]) * rstd[:, None] * gain[:, None] + offset[:, None]
     return (z * torch.sigmoid(z) if silu else z).to(x.dtype), mean, rstd
 

@@ -10,6 +10,8 @@ from gdui.ops.dispatch import Backend, choose
 
 __all__ = ["cluster_loss"]
 
+TRITON_CLUSTERS = 16384  # a longer row doesn't fit into a kernel's registers
+
 
 def cluster_loss(logits: Tensor, targets: Tensor, *, backend: Backend = "auto") -> Tensor:
     """Each head's mean of -log softmax(softmax(logits)) at the targets of its chosen samples.
@@ -47,7 +49,7 @@ def check_heads(logits: Tensor, targets: Tensor) -> None:
 
 @torch.library.custom_op("gdui::double_softmax_loss", mutates_args=())
 def double_softmax_loss_op(logits: Tensor, targets: Tensor, backend: str) -> Tensor:
-    chosen = choose(backend, logits, native=True)
+    chosen = backend_for(logits, backend)
     check_targets(targets, logits.shape[1])
     logits, targets = logits.detach().contiguous(), targets.contiguous()
     losses: Tensor
@@ -72,7 +74,7 @@ def _(logits: Tensor, targets: Tensor, backend: str) -> Tensor:
 
 @torch.library.custom_op("gdui::double_softmax_loss_backward", mutates_args=())
 def double_softmax_loss_backward_op(logits: Tensor, targets: Tensor, dlosses: Tensor, backend: str) -> Tensor:
-    chosen = choose(backend, logits, native=True)
+    chosen = backend_for(logits, backend)
     logits, targets, dlosses = logits.detach().contiguous(), targets.contiguous(), dlosses.detach().contiguous()
     dlogits: Tensor
     if chosen == "reference":
@@ -93,6 +95,11 @@ def double_softmax_loss_backward_op(logits: Tensor, targets: Tensor, dlosses: Te
 @double_softmax_loss_backward_op.register_fake
 def _(logits: Tensor, targets: Tensor, dlosses: Tensor, backend: str) -> Tensor:
     return logits.new_empty(logits.shape)
+
+
+def backend_for(logits: Tensor, backend: str) -> str:
+    chosen = choose(backend, logits, native=True)
+    return "reference" if chosen == "triton" and logits.shape[1] > TRITON_CLUSTERS else chosen
 
 
 def check_targets(targets: Tensor, clusters: int) -> None:

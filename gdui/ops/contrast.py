@@ -11,7 +11,8 @@ from gdui.ops.dispatch import Backend, choose
 __all__ = ["info_nce"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-BLOCKS, LEAST_BLOCK = 16, 1024  # the queue is read in so many parts on a CPU, none smaller than the least
+TRITON_WIDTH = 512  # a wider row of q doesn't fit into a kernel's registers
+BLOCKS, LEAST_BLOCK = 16, 1024  # without Triton the queue is read in so many parts, none smaller than the least
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float, *, backend: Backend = "auto") -> Tensor:
@@ -58,6 +59,8 @@ def check_vectors(q: Tensor, k: Tensor, queue: Tensor) -> None:
 def info_nce_op(q: Tensor, k: Tensor, queue: Tensor, temperature: float, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """The loss [B], the gradient to q before division by the temperature [B, d], and the negatives' share [B]."""
     chosen = choose(backend, q, k, queue, native=True, native_types=FLOATS)
+    if chosen == "triton" and q.shape[1] > TRITON_WIDTH:
+        chosen = "native"
     out: tuple[Tensor, Tensor, Tensor]
     if chosen == "reference":
         out = reference.info_nce(q, k, queue, temperature)

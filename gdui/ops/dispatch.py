@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection
-from functools import cache, partial
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -37,11 +37,11 @@ def choose(
         if triton_obstacle(given) is None and not interpreting():
             return "triton"
         return "native" if native and native_obstacle(given, native_types) is None else "reference"
-    obstacle = {
-        "triton": triton_obstacle,
-        "native": partial(native_obstacle, types=native_types) if native else no_native,
-        "reference": lambda _: None,
-    }[backend](given)
+    obstacle = None
+    if backend == "triton":
+        obstacle = triton_obstacle(given)
+    elif backend == "native":
+        obstacle = native_obstacle(given, native_types) if native else "this op has no C++ implementation"
     if obstacle is not None:
         raise RuntimeError(f"the backend {backend!r} was asked for, but {obstacle}")
     return backend
@@ -56,10 +56,6 @@ def triton_obstacle(tensors: list[torch.Tensor]) -> str | None:
     if not interpreting() and any(tensor.device.type != "cuda" for tensor in tensors):
         return f"it needs CUDA tensors, not {', '.join(sorted({tensor.device.type for tensor in tensors}))}"
     return None
-
-
-def no_native(_: list[torch.Tensor]) -> str:
-    return "this op has no C++ implementation"
 
 
 def native_obstacle(tensors: list[torch.Tensor], types: Collection[torch.dtype]) -> str | None:

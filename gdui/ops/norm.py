@@ -11,6 +11,7 @@ from gdui.ops.dispatch import Backend, choose
 __all__ = ["group_norm_silu"]
 
 NATIVE = (torch.float32, torch.bfloat16)
+TRITON_GROUP = 4096  # channels; a larger group doesn't fit into a kernel's registers
 Three = tuple[Tensor, Tensor, Tensor]
 
 
@@ -85,7 +86,7 @@ def group_norm_op(
     x: Tensor, gain: Tensor, offset: Tensor, groups: int, eps: float, silu: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y [B, P, C], and the mean and 1/deviation of each channel's group [B, C]."""
-    chosen = choose(backend, x, native=True, native_types=NATIVE)
+    chosen = backend_for(x, groups, backend)
     out: Three
     if chosen == "reference":
         out = reference.group_norm(x, gain, offset, groups, eps, silu)
@@ -121,7 +122,7 @@ def group_norm_backward_op(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients to x [B, P, C], gain and offset [B, C]."""
-    chosen = choose(backend, x, native=True, native_types=NATIVE)
+    chosen = backend_for(x, groups, backend)
     out: Three
     if chosen == "reference":
         out = reference.group_norm_backward(dy, x, gain, offset, mean, rstd, groups, silu)
@@ -151,6 +152,11 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(gain), torch.empty_like(gain)
+
+
+def backend_for(x: Tensor, groups: int, backend: str) -> str:
+    chosen = choose(backend, x, native=True, native_types=NATIVE)
+    return "reference" if chosen == "triton" and x.shape[2] // groups > TRITON_GROUP else chosen
 
 
 def bits(tensor: Tensor) -> Any:
