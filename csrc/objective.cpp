@@ -81,23 +81,51 @@ GDUI_INLINE Surprise surprise_at(const Rows &rows, const Terms &terms, int i) {
   return surprise(rows.x0[i], terms.slope * rows.error(terms, i), log_variance);
 }
 
+// The sum of term(i) over i below `length`, in as many parts as a vector has lanes, so that compilers make one of it.
+template <class Term> GDUI_INLINE float sum_of(int length, const Term &term) {
+  constexpr int kParts = 16;
+  float parts[kParts] = {}, sum = 0;
+  int i = 0;
+  for (; i + kParts <= length; i += kParts)
+    for (int j = 0; j < kParts; ++j)
+      parts[j] += term(i + j);
+  for (; i < length; ++i)
+    sum += term(i);
+  for (const float part : parts)
+    sum += part;
+  return sum;
+}
+
+struct SquaredError {
+  GDUI_INLINE float operator()(int i) const {
+    const float error = rows.error(terms, i);
+    return error * error;
+  }
+  const Terms &terms;
+  const Rows &rows;
+};
+
+struct FirstStep {
+  GDUI_INLINE float operator()(int i) const { return surprise_at(rows, terms, i).value; }
+  const Terms &terms;
+  const Rows &rows;
+};
+
+struct LaterStep {
+  GDUI_INLINE float operator()(int i) const { return Divergence(terms, rows.error(terms, i), rows.values[i]).value(); }
+  const Terms &terms;
+  const Rows &rows;
+};
+
 struct Sum {
   GDUI_INLINE void operator()(const Terms &terms, const Rows &rows, float &out) const {
-    float squares = 0, bounds = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int i = 0; i < rows.length; ++i) {
-      const float error = rows.error(terms, i);
-      squares += error * error;
-    }
-    if (terms.bound != 0 && terms.first) {
-      for (int i = 0; i < rows.length; ++i)
-        bounds += surprise_at(rows, terms, i).value;
-    } else if (terms.bound != 0) {
-#pragma omp simd reduction(+ : bounds)
-      for (int i = 0; i < rows.length; ++i)
-        bounds += Divergence(terms, rows.error(terms, i), rows.values[i]).value();
-    }
-    out = terms.square * squares + terms.bound * bounds;
+    float sum = 0;
+    if (terms.square != 0)
+      sum = terms.square * sum_of(rows.length, SquaredError{terms, rows});
+    if (terms.bound != 0)
+      sum += terms.bound *
+             (terms.first ? sum_of(rows.length, FirstStep{terms, rows}) : sum_of(rows.length, LaterStep{terms, rows}));
+    out = sum;
   }
 };
 

@@ -1,5 +1,6 @@
 """What a diffusion model is trained on: the error of its prediction, and the variational bound."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -67,12 +68,12 @@ def denoising_loss(
     check_steps("t", t, x0, "x0")
     check_noise(noise, seed, x0, "x0")
     table = table_of(schedule, x0)
-    out: Tensor = denoising_loss_op(prediction, x0, t, table, noise, seed, kind, target, weighting or "none", backend)
+    run = denoising_loss_op if torch.compiler.is_compiling() else DenoisingLoss.apply
+    out: Tensor = run(prediction, x0, t, table, noise, seed, kind, target, weighting or "none", backend)
     return out
 
 
-@torch.library.custom_op("gdui::denoising_loss", mutates_args=())
-def denoising_loss_op(
+def compute(
     prediction: Tensor,
     x0: Tensor,
     t: Tensor,
@@ -101,8 +102,7 @@ def denoising_loss_op(
     return out.copy_(objective.denoising_loss(*inputs))
 
 
-@torch.library.custom_op("gdui::denoising_loss_backward", mutates_args=())
-def denoising_loss_backward_op(
+def compute_gradient(
     dloss: Tensor,
     prediction: Tensor,
     x0: Tensor,
@@ -181,6 +181,34 @@ def native_rows(
     )
 
 
+def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.kind, ctx.target, ctx.weighting, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+    run: Callable[..., Tensor] = denoising_loss_backward_op if torch.compiler.is_compiling() else compute_gradient
+    options = (ctx.kind, ctx.target, ctx.weighting, ctx.backend)
+    return run(dloss, *ctx.saved_tensors, *options), *[None] * 9
+
+
+class DenoisingLoss(torch.autograd.Function):
+    """The op without the dispatcher's layers of Python, which cost more than a small batch's arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        output = compute(*inputs)
+        save_for_backward(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(backward)
+
+
+denoising_loss_op = torch.library.custom_op("gdui::denoising_loss", compute, mutates_args=())
+denoising_loss_backward_op = torch.library.custom_op("gdui::denoising_loss_backward", compute_gradient, mutates_args=())
+denoising_loss_op.register_autograd(backward, setup_context=save_for_backward)
+
+
 @denoising_loss_op.register_fake
 def _(prediction: Tensor, x0: Tensor, t: Tensor, table: Tensor, *others: object) -> Tensor:
     return x0.new_empty(len(x0), dtype=table.dtype)
@@ -189,16 +217,3 @@ def _(prediction: Tensor, x0: Tensor, t: Tensor, table: Tensor, *others: object)
 @denoising_loss_backward_op.register_fake
 def _(dloss: Tensor, prediction: Tensor, *others: object) -> Tensor:
     return dense_like(prediction)
-
-
-def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.kind, ctx.target, ctx.weighting, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-    options = (ctx.kind, ctx.target, ctx.weighting, ctx.backend)
-    return denoising_loss_backward_op(dloss, *ctx.saved_tensors, *options), *[None] * 9
-
-
-denoising_loss_op.register_autograd(backward, setup_context=save_for_backward)
