@@ -105,7 +105,7 @@ def mapped_accuracy(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 
 
 def best_mapping(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> Counts:
-    """For every predicted value the true one it stands for, one to one and with most images right; -1 if none is left."""
+    """For every predicted value the true one it stands for, one to one, most images right; -1 if none is left."""
     kept = _table(truth, predicted)[:, 1:]
     rows, columns = linear_sum_assignment(kept, maximize=True)
     mapping = np.full(kept.shape[1], -1, np.int64)
@@ -131,14 +131,13 @@ def ari(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> float:
 def risk_coverage(truth: npt.ArrayLike, predicted: npt.ArrayLike, confidence: npt.ArrayLike) -> RiskCoverage:
     """What is lost by labelling more and more images, the surest first; abstained images are never labelled."""
     wrong, sure, total = _outcomes(truth, predicted, confidence)
-    order = np.argsort(-sure, kind="stable")
-    sure = sure[order]
-    last = np.flatnonzero(np.append(np.diff(sure) != 0, True)[: len(sure)])
-    labelled = last + 1.0
-    risk = np.cumsum(wrong[order])[last] / labelled
-    coverage = labelled / total
+    among_wrong, among_all = np.sort(sure[wrong]), np.sort(sure)
+    first = np.flatnonzero(np.append(True, np.diff(among_all) > 0)[: len(sure)])[::-1]
+    levels, labelled = among_all[first], len(sure) - first
+    errors = len(among_wrong) - np.searchsorted(among_wrong, levels)
+    risk, coverage = errors / labelled, labelled / total
     area = float((risk * np.diff(coverage, prepend=0)).sum())
-    return RiskCoverage(coverage, risk, sure[last].astype(np.float64), area)
+    return RiskCoverage(coverage, risk, levels, area)
 
 
 def calibration(
