@@ -14,11 +14,12 @@ from typing import Any, Self, TextIO
 
 from gdui import __version__, checks, toml
 
-__all__ = ["Run", "atomic_path", "flat", "read_manifest"]
+__all__ = ["LABELS", "Run", "atomic_path", "flat", "read_manifest"]
 
 PART = ".part-"
 LOCK = ".lock"
 MANIFEST = "manifest.json"
+LABELS = "labels.parquet"
 
 
 @contextmanager
@@ -64,7 +65,7 @@ class Run:
             raise
 
     features = property(lambda self: self.path / "features")
-    labels = property(lambda self: self.path / "labels.parquet")
+    labels = property(lambda self: self.path / LABELS)
     quarantine = property(lambda self: self.path / "quarantine.parquet")
     log = property(lambda self: self.path / "log")
     report = property(lambda self: self.path / "report.html")
@@ -132,7 +133,7 @@ class Run:
             if before.get(name) != now.get(name)
         ]
         raise ValueError(
-            f"{self.path} was begun with other settings: give the same, choose another folder, or mode='overwrite'\n"
+            f"{self.path} was begun with other settings: give the same, choose another folder, or mode 'overwrite'\n"
             + "\n".join(changed)
         )
 
@@ -154,7 +155,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         manifest = None
     parts = {"gdui": str, "configuration": str, "settings": dict, "stages": dict}
     if not isinstance(manifest, dict) or not all(isinstance(manifest.get(name), kind) for name, kind in parts.items()):
-        raise ValueError(f"{path} is damaged: start anew with mode='overwrite'")
+        raise ValueError(f"{path} is damaged: start anew with mode 'overwrite'")
     return manifest
 
 
@@ -202,7 +203,7 @@ def _refuse_foreign(folder: Path, begun: bool) -> None:
 
 
 def _empty(folder: Path) -> None:
-    for name in ("labels.parquet", "quarantine.parquet", "report.html", "log"):
+    for name in (LABELS, "quarantine.parquet", "report.html", "log"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "features", ignore_errors=True)
 

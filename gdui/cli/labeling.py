@@ -119,9 +119,9 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def explain(arguments: argparse.Namespace) -> None:
     """Says why one image has its label."""
-    from gdui.labeling.workflow import labels_of
+    from gdui.labels import Labels
 
-    labels = labels_of(arguments.run)
+    labels = Labels.from_run(arguments.run)
     text = labels.why(arguments.id)
     print(json.dumps(labels.row(arguments.id) | {"why": text}) if arguments.json else text)
 
@@ -130,8 +130,13 @@ def demo(arguments: argparse.Namespace) -> None:
     """Labels the embedded digits."""
     from gdui import demo as package
 
-    with Progress() as progress:
-        print(package.run(arguments.out, progress=progress))
+    found = package.run(arguments.out)
+    if arguments.json:
+        scores = {score.way: score.accuracy for score in found.scores}
+        print(json.dumps({"scores": scores, "run": str(found.folder), "sheet": str(found.sheet)}))
+        return
+    print(found)
+    print(f"labelled in {found.seconds:.0f} seconds; the labels are in {found.folder}, a picture of them is {found.sheet}")
 
 
 def _class_names(path: Path) -> list[str]:

@@ -25,7 +25,7 @@ from gdui.labels import Labels
 from gdui.labels.words import Diff
 from gdui.runs import Run, atomic_path, read_manifest
 
-__all__ = ["Outcome", "label_run", "labels_of", "predict_run", "relabel_run"]
+__all__ = ["Outcome", "label_run", "predict_run", "relabel_run"]
 
 ENCODER = "ViT-B-32/laion2b_s34b_b79k"
 LABELER = "labeler"
@@ -147,15 +147,6 @@ def predict_run(
         job = _Job(run, inputs, _config_of(manifest["settings"]), progress)
         job.encode(images, stamp)
         return job.finish(job.predict(Path(folder)), stamp)
-
-
-def labels_of(folder: str | Path) -> Labels:
-    """The labels that the run in `folder` ended with."""
-    read_manifest(folder)
-    path = Path(folder) / "labels.parquet"
-    if not path.is_file():
-        raise ValueError(f"{folder} has no labels yet: run gdui label again to finish it")
-    return Labels.from_parquet(path)
 
 
 @dataclass(frozen=True)

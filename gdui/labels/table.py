@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from gdui import checks
 from gdui.labels import export, files, words
 from gdui.labels.facts import Facts
+from gdui.runs import LABELS, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,6 +162,15 @@ class Labels:
         """Reads what `to_parquet` wrote; refuses another program's file and a newer gdui's."""
         table, classes, facts = files.read_parquet(Path(path), COLUMNS, list(RULES))
         return cls(table, classes, facts)
+
+    @classmethod
+    def from_run(cls, folder: str | os.PathLike[str]) -> Self:
+        """The labels that the run in `folder` ended with."""
+        read_manifest(folder)
+        path = Path(folder) / LABELS
+        if not path.is_file():
+            raise ValueError(f"{os.fspath(folder)} has no labels yet: run gdui label again to finish it")
+        return cls.from_parquet(path)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes the rows as CSV; a cell that a spreadsheet would take for a formula gets a quote in front."""
