@@ -1,6 +1,7 @@
 """The feature store: whole shards or none, the same bytes whatever the batch and the workers, no mixing of encoders."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ def test_a_source_becomes_features_with_ids(source: Source, tmp_path: Path) -> N
     features = store.features()
     assert features.ids.to_pylist() == [f"i{at}" for at in range(23) if at not in (4, 15)]
     assert (len(features), features.dim) == (21, 5)
-    assert all(part.dtype == np.float16 for part in features.parts)
+    assert all(block.dtype == np.float16 for _, block in features.blocks())
     assert np.allclose(np.linalg.norm(features.array(), axis=1), 1, atol=2e-3)
     reason = "floats must be in [0, 1], not [7, 7]"
     assert store.quarantine().to_pylist() == [{"id": "i4", "reason": reason}, {"id": "i15", "reason": reason}]
@@ -209,7 +210,7 @@ def test_a_newer_store_is_refused_politely(source: Source, tmp_path: Path) -> No
 def test_a_virtual_array_reads_like_a_real_one(sizes: list[int], data: st.DataObject) -> None:
     whole = np.random.default_rng(0).normal(size=(sum(sizes), 3)).astype(np.float16)
     parts = np.split(whole, np.cumsum(sizes)[:-1]) if sizes else []
-    features = Features(parts, load_features(whole).ids, 3)
+    features = Features(sizes, parts.__getitem__, load_features(whole).ids, 3)
     assert len(features) == len(whole)
     assert np.array_equal(features.array(), whole)
     rows = data.draw(st.lists(st.integers(0, len(whole) - 1)) if len(whole) else st.just([]))
@@ -219,11 +220,24 @@ def test_a_virtual_array_reads_like_a_real_one(sizes: list[int], data: st.DataOb
     assert sum(len(block) for _, block in blocks) == len(whole)
 
 
+def test_more_shards_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "ROWS", 4)
+    store = FeatureStore(tmp_path, encoder())
+    encode_source(open_source(np.zeros((400, 8, 8, 3), np.uint8)), encoder(), store)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 20, hard))
+    try:
+        features = store.features()
+        assert features.array().shape == features.gather(np.arange(400)[::-1]).shape == (400, 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_ready_features(tmp_path: Path, rng: np.random.Generator) -> None:
     matrix = rng.normal(size=(6, 4)).astype(np.float32)
     np.save(tmp_path / "f.npy", matrix)
     from_file = load_features(tmp_path / "f.npy", ids=list("abcdef"))
-    assert isinstance(from_file.parts[0].base, np.memmap)
+    assert isinstance(from_file.piece(0).base, np.memmap)
     assert np.array_equal(from_file.array(), matrix)
     assert from_file.ids.to_pylist() == list("abcdef")
     assert load_features(matrix).ids.to_pylist() == list("012345")

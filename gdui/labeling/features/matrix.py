@@ -3,9 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +24,47 @@ Matrix = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Features:
-    """N x dim vectors that stand in one or more pieces, in memory or mapped from disk, with the ids of their rows."""
+    """N x dim vectors that stand in pieces, in memory or on disk, with the ids of their rows.
 
-    parts: list[Matrix]
+    `piece(i)` gives the i-th, of `counts[i]` rows. Those on disk are mapped for as long as they are looked at and no
+    longer: thousands of open maps would exhaust the process's file descriptors.
+    """
+
+    counts: Sequence[int]
+    piece: Callable[[int], Matrix]
     ids: pa.ChunkedArray
     dim: int
 
     def __len__(self) -> int:
-        return sum(map(len, self.parts))
+        return sum(self.counts)
 
     def blocks(self, rows: int = 65536) -> Iterator[tuple[int, Matrix]]:
         """(first row, at most `rows` vectors), in order; none crosses a piece."""
         first = 0
-        for part in self.parts:
-            for at in range(0, len(part), rows):
-                yield first + at, part[at : at + rows]
-            first += len(part)
+        for at, count in enumerate(self.counts):
+            part = self.piece(at)
+            for start in range(0, count, rows):
+                yield first + start, part[start : start + rows]
+            first += count
 
     def gather(self, rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The vectors of `rows`, in the order given."""
         wanted = checks.indices("rows", rows, len(self))
-        starts = np.cumsum([0, *map(len, self.parts)])
+        order = np.argsort(wanted, kind="stable")
+        starts = np.cumsum([0, *self.counts])
+        ends = np.searchsorted(wanted[order], starts)
         out = np.empty((len(wanted), self.dim), np.float32)
-        for part, (start, end) in zip(self.parts, pairwise(starts), strict=True):
-            at = np.flatnonzero((wanted >= start) & (wanted < end))
-            if len(at):
-                out[at] = part[wanted[at] - start]
+        for at in np.flatnonzero(np.diff(ends)).tolist():
+            mine = order[ends[at] : ends[at + 1]]
+            out[mine] = self.piece(at)[wanted[mine] - starts[at]]
         return out
 
     def array(self) -> npt.NDArray[np.float32]:
         """Everything in memory."""
-        return np.concatenate([np.empty((0, self.dim), np.float32), *self.parts], dtype=np.float32)
+        out = np.empty((len(self), self.dim), np.float32)
+        for first, block in self.blocks():
+            out[first : first + len(block)] = block
+        return out
 
 
 def load_features(
@@ -75,7 +84,7 @@ def load_features(
     names = pc.cast(pa.array(np.arange(len(array))), pa.string()) if ids is None else pa.array(ids, pa.string())
     if len(names) != len(array):
         raise ValueError(f"ids must be {len(array)} names, one a row of features, not {len(names)}")
-    return Features([array], pa.chunked_array([names]), array.shape[1])
+    return Features([len(array)], [array].__getitem__, pa.chunked_array([names]), array.shape[1])
 
 
 def _open_npy(path: Path) -> Matrix:
@@ -90,13 +99,15 @@ def _open_npy(path: Path) -> Matrix:
 
 def _from_store(folder: Path, verify: bool) -> Features:
     manifest = read_manifest(folder)
-    parts = [_open_npy(folder / f"{shard['file']}.npy") for shard in manifest["shards"]]
-    for shard, part in zip(manifest["shards"], parts, strict=True):
-        if part.shape != (shard["count"], manifest["dim"]) or (verify and checksum(part) != shard["checksum"]):
-            raise ValueError(
-                f"features of shard {shard['key']!r} in {str(folder)!r} are damaged: delete {shard['file']}.* there"
-            )
-    return Features(parts, stored_rows(folder, pc.is_null(pc.field("reason")), ["id"]).column("id"), manifest["dim"])
+    shards, dim = manifest["shards"], manifest["dim"]
+    for shard in shards:
+        part = _open_npy(folder / f"{shard['file']}.npy")
+        if part.shape != (shard["count"], dim) or (verify and checksum(part) != shard["checksum"]):
+            broken = f"features of shard {shard['key']!r} in {str(folder)!r} are damaged"
+            raise ValueError(f"{broken}: delete {shard['file']}.* there and encode again")
+    paths = [folder / f"{shard['file']}.npy" for shard in shards]
+    ids = stored_rows(folder, rejected=False).column("id")
+    return Features([shard["count"] for shard in shards], lambda at: _open_npy(paths[at]), ids, dim)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -119,8 +130,11 @@ def checksum(features: Matrix) -> str:
     return hashlib.blake2b(np.ascontiguousarray(features).data, digest_size=16).hexdigest()
 
 
-def stored_rows(folder: Path, which: pc.Expression, columns: list[str]) -> pa.Table:
-    empty = pa.table({name: pa.array([], pa.string()) for name in columns})
-    files = [folder / f"{shard['file']}.parquet" for shard in read_manifest(folder)["shards"]]
-    tables = [pq.read_table(file, filters=which, columns=columns).replace_schema_metadata() for file in files]
-    return pa.concat_tables([empty, *tables])
+def stored_rows(folder: Path, *, rejected: bool) -> pa.Table:
+    """The id and the reason of the sealed shards' images: the rejected ones, or those that have vectors."""
+    tables = [pa.table({name: pa.array([], pa.string()) for name in ("id", "reason")})]
+    for shard in read_manifest(folder)["shards"]:
+        table = pq.ParquetFile(folder / f"{shard['file']}.parquet").read().replace_schema_metadata()
+        reasons = table.column("reason")
+        tables.append(table.filter(pc.is_valid(reasons) if rejected else pc.is_null(reasons)))
+    return pa.concat_tables(tables)

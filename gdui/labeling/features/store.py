@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gdui.labeling.features.matrix import SCHEMA, Features, checksum, load_features, read_manifest, stored_rows
@@ -107,7 +106,7 @@ class FeatureStore:
 
     def quarantine(self) -> pa.Table:
         """The id and the reason of every image of the sealed shards that could not be read."""
-        return stored_rows(self.folder, pc.is_valid(pc.field("reason")), ["id", "reason"])
+        return stored_rows(self.folder, rejected=True)
 
     def _write_manifest(self, shards: list[dict[str, Any]]) -> None:
         with atomic_path(self._manifest) as path:
