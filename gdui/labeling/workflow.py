@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +195,9 @@ class _Job:
         quarantined = 0
         if images is not None and self.encoder is not None:
             store = FeatureStore(self.run.features, self.encoder)
-            self._enter(encode_source(images, self.encoder, store, progress=self._encoding))
+            counts = [shard.count for shard in images.shards if shard not in store]
+            total = 0 if None in counts else sum(count or 0 for count in counts)
+            self._enter(encode_source(images, self.encoder, store, progress=partial(self._encoding, total)))
             rejected = store.quarantine()
             quarantined = rejected.num_rows
             with atomic_path(self.run.quarantine) as path:
@@ -235,9 +237,9 @@ class _Job:
         opinions = None if self.inputs.opinions is None else _scores(Path(self.inputs.opinions))
         return {"features": features, "opinions": opinions, "ids": features.ids}
 
-    def _encoding(self, done: Ledger) -> None:
+    def _encoding(self, total: int, done: Ledger) -> None:
         if self.progress is not None:
-            self.progress("encode", done.images, 0)
+            self.progress("encode", done.images + done.quarantined, total)
 
     def _enter(self, done: Ledger) -> None:
         threads = checks.thread_count()
