@@ -206,10 +206,13 @@ class _Job:
 
     def fit(self, classes: Sequence[str]) -> Labels:
         """Learns from the inputs and labels them."""
+        arrays = self._arrays()
+        if len(arrays["ids"]) < len(classes):
+            raise ValueError(f"{len(arrays['ids'])} images are fewer than the {len(classes)} classes")
         settings = dict(self.config.items())
         preset, k, seed = (settings.pop(name) for name in ("preset", "k", "seed"))
         labeler = Labeler(classes, self.encoder, preset, k, seed, **settings)
-        labels = labeler.fit_predict(**self._arrays(), progress=self.progress)
+        labels = labeler.fit_predict(**arrays, progress=self.progress)
         labeler.save(self.run.path / LABELER)
         return labels
 

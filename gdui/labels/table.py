@@ -224,7 +224,7 @@ def _ids(ids: Sequence[str] | npt.NDArray[np.str_] | pa.ChunkedArray) -> pa.Arra
         raise TypeError(f"ids must be texts, not {column.type}{' with gaps' if column.null_count else ''}")
     column = column.cast(pa.large_string())
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    distinct = pc.count_distinct(column).as_py()
+    distinct = len(pc.unique(column))  # several times as fast as count_distinct
     if distinct < len(column):
         raise ValueError(f"ids must differ, but {len(column)} images have only {distinct} ids")
     return column
