@@ -31,8 +31,7 @@ def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", type=Path, required=True, metavar="FILE", help="the names, one a line")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the folder of the run")
     parser.add_argument("--encoder", metavar="NAME", help="what turns images and names into features")
-    parser.add_argument("--features", action="store_true", help="SOURCE holds features: an .npy [N, d] or a store")
-    parser.add_argument("--opinions", metavar="FILE", help="an .npy [N, C] of scores, instead of the encoder's")
+    _add_ready(parser)
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="one setting; may be repeated"
@@ -45,7 +44,7 @@ def _add_relabel(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("relabel", parents=[common], help="give a run other classes; its features are reused")
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--classes", type=Path, required=True, metavar="FILE", help="the names, one a line")
-    parser.add_argument("--opinions", metavar="FILE", help="an .npy [N, C] of scores, instead of the encoder's")
+    _add_opinions(parser)
     parser.set_defaults(command=relabel)
 
 
@@ -54,8 +53,7 @@ def _add_predict(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("source", help="as for label")
     parser.add_argument("--out", type=Path, metavar="RUN2", help="by default RUN/predicted/NAME")
-    parser.add_argument("--features", action="store_true", help="SOURCE holds features: an .npy [N, d] or a store")
-    parser.add_argument("--opinions", metavar="FILE", help="an .npy [N, C] of scores, instead of the encoder's")
+    _add_ready(parser)
     parser.set_defaults(command=predict)
 
 
@@ -70,6 +68,15 @@ def _add_demo(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("demo", parents=[common], help="label handwritten digits with what is on board")
     parser.add_argument("--out", type=Path, default=Path("demo-run"), metavar="RUN", help="default: demo-run")
     parser.set_defaults(command=demo)
+
+
+def _add_ready(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--features", action="store_true", help="SOURCE holds features: an .npy [N, d] or a store")
+    _add_opinions(parser)
+
+
+def _add_opinions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--opinions", metavar="FILE", help="an .npy [N, C] of scores, instead of the encoder's")
 
 
 def label(arguments: argparse.Namespace) -> None:

@@ -183,6 +183,7 @@ class _Job:
 
     def __init__(self, run: Run, inputs: _Inputs, config: Config, progress: Progress | None) -> None:
         self.run, self.inputs, self.config, self.progress = run, inputs, config, progress
+        self.labeler: Labeler | None = None
         self.ledger: dict[str, tuple[float, int]] = {}
 
     @cached_property
@@ -211,10 +212,8 @@ class _Job:
             raise ValueError(f"{len(arrays['ids'])} images are fewer than the {len(classes)} classes")
         settings = dict(self.config.items())
         preset, k, seed = (settings.pop(name) for name in ("preset", "k", "seed"))
-        labeler = Labeler(classes, self.encoder, preset, k, seed, **settings)
-        labels = labeler.fit_predict(**arrays, progress=self.progress)
-        labeler.save(self.run.path / LABELER)
-        return labels
+        self.labeler = Labeler(classes, self.encoder, preset, k, seed, **settings)
+        return self.labeler.fit_predict(**arrays, progress=self.progress)
 
     def predict(self, learned: Path) -> Labels:
         """Labels the inputs by what the run in `learned` knows."""
@@ -223,8 +222,10 @@ class _Job:
         return labeler.predict(**self._arrays(), progress=self.progress)
 
     def finish(self, labels: Labels, stamp: dict[str, str]) -> Outcome:
-        """Writes the labels down and closes the books."""
+        """Writes down the labels, and what was learned, and closes the books."""
         start = time.perf_counter()
+        if self.labeler is not None:
+            self.labeler.save(self.run.path / LABELER)
         labels.to_parquet(self.run.labels)
         write, images = self.ledger.pop("write", (0.0, 0))
         self.ledger |= labels.facts.ledger
