@@ -12,8 +12,10 @@ STAGES = ("select", "encoders", "features", "represent", "cluster", "joint", "ma
 LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.config", "gdui.checks"},
     {"gdui.ops", "gdui.labels", "gdui.runs", "gdui.labeling.neighbors", "gdui.labeling.images"},
-    {f"gdui.labeling.{stage}" for stage in STAGES}
-    | {"gdui.diffusion.schedule", "gdui.diffusion.unet", "gdui.diffusion.classifier"},
+    {f"gdui.labeling.{stage}" for stage in STAGES} | {"gdui.diffusion.schedule"},
+    {"gdui.diffusion.layers"},
+    {"gdui.diffusion.unet"},
+    {"gdui.diffusion.classifier"},
     {"gdui.labeling.labeler", "gdui.labeling.distribute", "gdui.diffusion.checkpoints"},
     {"gdui.diffusion.train", "gdui.diffusion.sample", "gdui.evaluation", "gdui.demo"},
     {"gdui.report"},

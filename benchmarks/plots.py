@@ -1,0 +1,61 @@
+"""Draws each component's times beside its limit, in one style that reads on light and dark pages."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.harness import RESULTS, Row, read_rows
+
+COLOURS = {"ours": "#0b7a75", "peer": "#9aa5b1", "limit": "#d1495b"}
+STYLE = {
+    "figure.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "x",
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7eb",
+    "font.size": 10,
+    "svg.hashsalt": "gdui",
+}
+
+
+def largest_group(rows: list[Row]) -> list[Row]:
+    """The times of the last size on the most threads, fastest first."""
+    timed = [row for row in rows if row.metric == "time"]
+    if not timed:
+        return []
+    threads = max(row.threads for row in timed)
+    size = [row.size for row in timed if row.threads == threads][-1]
+    chosen = [row for row in timed if row.threads == threads and row.size == size]
+    return sorted(chosen, key=lambda row: row.p50)
+
+
+def bars(rows: list[Row], path: Path) -> None:
+    """One bar a provider on a logarithmic axis of time, the limit as a line through all."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.36 * len(rows)), layout="constrained")
+        for place, row in enumerate(reversed(rows)):
+            axes.barh(place, row.p50, color=COLOURS[row.role], height=0.68)
+            axes.annotate(f" {row.p50:.3g} s", (row.p50, place), va="center", fontsize=9, color="#3e4c59")
+        for row in rows:
+            if row.role == "limit":
+                axes.axvline(row.p50, color=COLOURS["limit"], linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(rows)), [row.provider for row in reversed(rows)])
+        axes.set_xscale("log")
+        axes.set_xlim(rows[0].p50 / 2, rows[-1].p50 * 3)
+        axes.set_xlabel(f"seconds, logarithmic ({rows[0].threads} threads)")
+        axes.set_title(f"{rows[0].component.replace('_', ' ')}: {rows[0].size}", loc="left", fontsize=11)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+
+
+def draw(folder: Path) -> None:
+    """Writes bench_<component>.svg for every component that has times."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for csv in sorted(RESULTS.glob("*.csv")):
+        if rows := largest_group(read_rows(csv.stem)):
+            bars(rows, folder / f"bench_{csv.stem}.svg")
