@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced, once the block ends, or is removed if it fails."""
     path = Path(path)
-    temporary = path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name[-64:]}")
+    temporary = path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name[-40:]}")
     try:
         yield temporary
         _sync(temporary)
