@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-STAGES = ("select", "encoders", "opinions", "features", "represent", "cluster", "joint", "match", "refine", "graph")
+STAGES = ("select", "encoders", "opinions", "features", "represent", "cluster", "joint", "match", "refine", "graph", "consensus", "linear")
 # Lowest first. A module may import its own layer's leaves and everything below, never sideways among stages.
 LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.checks", "gdui.toml"},
