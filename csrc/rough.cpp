@@ -16,9 +16,7 @@ namespace gdui {
 namespace {
 
 // The next float above: a bound stays a bound when it is stored.
-float above(double x) {
-  return std::nextafter(static_cast<float>(x), std::numeric_limits<float>::infinity());
-}
+float above(double x) { return std::nextafter(static_cast<float>(x), std::numeric_limits<float>::infinity()); }
 
 Row summary(double square, double rest_square, double scale) {
   Row row;
@@ -27,8 +25,6 @@ Row summary(double square, double rest_square, double scale) {
   row.norm = above(std::sqrt(square) + std::sqrt(rest_square));
   return row;
 }
-
-constexpr std::int64_t kStrip = 16; // columns of a panel of floats that lie together
 
 Row encode_floats(const double *centred, std::int64_t width, void *values) {
   float *out = static_cast<float *>(values);
@@ -45,39 +41,65 @@ Row encode_floats(const double *centred, std::int64_t width, void *values) {
   return row;
 }
 
-void place_floats(const void *values, std::int64_t width, std::int64_t column, void *panel) {
+// Columns of a panel of floats that lie together: two registers of the type Vector.
+template <class Vector> constexpr std::int64_t strip = 2 * sizeof(Vector) / sizeof(float);
+
+template <class Vector> void place_floats(const void *values, std::int64_t width, std::int64_t column, void *panel) {
+  constexpr std::int64_t size = strip<Vector>;
   const float *from = static_cast<const float *>(values);
-  float *to = static_cast<float *>(panel) + column / kStrip * kStrip * width + column % kStrip;
+  float *to = static_cast<float *>(panel) + column / size * size * width + column % size;
   for (std::int64_t t = 0; t < width; ++t)
-    to[t * kStrip] = from[t];
+    to[t * size] = from[t];
 }
 
-using Floats = float __attribute__((vector_size(32)));
+// Sums are named one by one because GCC keeps arrays of them in memory.
+template <class Vector> struct Pair {
+  Vector a{}, b{};
 
-// The products of a group of rows with 16 columns.
-GDUI_INLINE void strip_products(const float *rows, const float *strip, std::int64_t width, float (*out)[kPanel]) {
-  Floats sum[kGroup][2] = {};
-  for (std::int64_t t = 0; t < width; ++t) {
-    Floats column[2];
-    std::memcpy(column, strip + t * kStrip, sizeof column);
-    for (std::int64_t r = 0; r < kGroup; ++r) {
-      const Floats value = rows[r * width + t] - Floats{};
-      sum[r][0] += value * column[0];
-      sum[r][1] += value * column[1];
-    }
+  GDUI_INLINE void add(float value, const Vector &left, const Vector &right) {
+    a += value * left;
+    b += value * right;
   }
-  for (std::int64_t r = 0; r < kGroup; ++r)
-    std::memcpy(out[r], sum[r], sizeof sum[r]);
+  GDUI_INLINE void store(float *to) const {
+    std::memcpy(to, &a, sizeof a);
+    std::memcpy(to + sizeof a / sizeof(float), &b, sizeof b);
+  }
+};
+
+// The products of a group of rows with a strip of columns.
+template <class Vector>
+GDUI_INLINE void strip_products(const float *rows, const float *columns, std::int64_t width, std::int64_t first,
+                                float (*out)[kPanel]) {
+  static_assert(kGroup == 6, "one sum for each row of the group");
+  Pair<Vector> sum0, sum1, sum2, sum3, sum4, sum5;
+  for (std::int64_t t = 0; t < width; ++t) {
+    Vector left, right;
+    std::memcpy(&left, columns + t * strip<Vector>, sizeof left);
+    std::memcpy(&right, columns + t * strip<Vector> + strip<Vector> / 2, sizeof right);
+    sum0.add(rows[t], left, right);
+    sum1.add(rows[width + t], left, right);
+    sum2.add(rows[2 * width + t], left, right);
+    sum3.add(rows[3 * width + t], left, right);
+    sum4.add(rows[4 * width + t], left, right);
+    sum5.add(rows[5 * width + t], left, right);
+  }
+  sum0.store(out[0] + first);
+  sum1.store(out[1] + first);
+  sum2.store(out[2] + first);
+  sum3.store(out[3] + first);
+  sum4.store(out[4] + first);
+  sum5.store(out[5] + first);
 }
 
+using Four = float __attribute__((vector_size(16)));
+using Eight = float __attribute__((vector_size(32)));
+
+template <class Vector>
 GDUI_INLINE void float_bounds(const void *values, const Row *rows, const float *thresholds, const void *panel_values,
                               const Panel &panel, std::int64_t width, Bounds &out) {
-  for (std::int64_t c = 0; c < kPanel; c += kStrip) {
-    float products[kGroup][kPanel];
-    strip_products(static_cast<const float *>(values), static_cast<const float *>(panel_values) + c * width, width,
-                   products);
-    for (std::int64_t r = 0; r < kGroup; ++r)
-      std::memcpy(out.upper[r] + c, products[r], kStrip * sizeof(float));
+  for (std::int64_t c = 0; c < kPanel; c += strip<Vector>) {
+    const float *columns = static_cast<const float *>(panel_values) + c * width;
+    strip_products<Vector>(static_cast<const float *>(values), columns, width, c, out.upper);
   }
   for (std::int64_t r = 0; r < kGroup; ++r) {
     const Row &row = rows[r];
@@ -92,14 +114,14 @@ GDUI_INLINE void float_bounds(const void *values, const Row *rows, const float *
 
 void float_bounds_portable(const void *values, const Row *rows, const float *thresholds, const void *panel_values,
                            const Panel &panel, std::int64_t width, Bounds &out) {
-  float_bounds(values, rows, thresholds, panel_values, panel, width, out);
+  float_bounds<Four>(values, rows, thresholds, panel_values, panel, width, out);
 }
 
 #ifdef GDUI_X86
 
-GDUI_AVX2 void float_bounds_avx2(const void *values, const Row *rows, const float *thresholds,
-                                 const void *panel_values, const Panel &panel, std::int64_t width, Bounds &out) {
-  float_bounds(values, rows, thresholds, panel_values, panel, width, out);
+GDUI_AVX2 void float_bounds_avx2(const void *values, const Row *rows, const float *thresholds, const void *panel_values,
+                                 const Panel &panel, std::int64_t width, Bounds &out) {
+  float_bounds<Eight>(values, rows, thresholds, panel_values, panel, width, out);
 }
 
 Row encode_bytes(const double *centred, std::int64_t width, void *values) {
@@ -135,41 +157,78 @@ void place_bytes(const void *values, std::int64_t width, std::int64_t column, vo
 // Wider rows could overflow a sum of products of bytes.
 constexpr std::int64_t kWidest = std::numeric_limits<std::int32_t>::max() / (255 * 127);
 
-// Four bytes of a row against four of each column an instruction; 24 sums stay in registers.
+using Sixteen = float __attribute__((vector_size(64)));
+using SixteenInts = std::int32_t __attribute__((vector_size(64)));
+
+// Sums of one row with the 64 columns of a panel.
+struct ByteSums {
+  __m512i a, b, c, d;
+};
+
+GDUI_AVX512 GDUI_INLINE ByteSums byte_sums(const Row &row) {
+  const __m512i bias = _mm512_set1_epi32(row.bias);
+  return {bias, bias, bias, bias};
+}
+
+// As _mm512_dpbusd_epi32, for which GCC 12 copies each sum to memory and back.
+GDUI_AVX512 GDUI_INLINE void multiply_add(__m512i &sum, __m512i columns, __m512i value) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(columns), "v"(value));
+}
+
+// Four bytes of the row against four of each column an instruction.
+GDUI_AVX512 GDUI_INLINE void add(ByteSums &sum, const std::int8_t *row, const ByteSums &columns) {
+  std::int32_t four;
+  std::memcpy(&four, row, sizeof four);
+  const __m512i value = _mm512_set1_epi32(four);
+  multiply_add(sum.a, columns.a, value);
+  multiply_add(sum.b, columns.b, value);
+  multiply_add(sum.c, columns.c, value);
+  multiply_add(sum.d, columns.d, value);
+}
+
+GDUI_AVX512 GDUI_INLINE std::uint64_t bound(__m512i sum, const Row &row, const Panel &panel, int first, float threshold,
+                                            float *upper) {
+  Sixteen scale, offset, norm, error;
+  std::memcpy(&scale, panel.scale + first, sizeof scale);
+  std::memcpy(&offset, panel.offset + first, sizeof offset);
+  std::memcpy(&norm, panel.norm + first, sizeof norm);
+  std::memcpy(&error, panel.error + first, sizeof error);
+  const Sixteen products = __builtin_convertvector(reinterpret_cast<SixteenInts>(sum), Sixteen);
+  const Sixteen bounds =
+      row.scale * (products * scale) + offset + (row.offset + kSlack) + row.error * norm + row.norm * error;
+  std::memcpy(upper + first, &bounds, sizeof bounds);
+  return static_cast<std::uint64_t>(_mm512_cmp_ps_mask(bounds, _mm512_set1_ps(threshold), _CMP_GE_OQ)) << first;
+}
+
+GDUI_AVX512 GDUI_INLINE std::uint64_t bound(const ByteSums &sum, const Row &row, const Panel &panel, float threshold,
+                                            float *upper) {
+  return bound(sum.a, row, panel, 0, threshold, upper) | bound(sum.b, row, panel, 16, threshold, upper) |
+         bound(sum.c, row, panel, 32, threshold, upper) | bound(sum.d, row, panel, 48, threshold, upper);
+}
+
 GDUI_AVX512 void byte_bounds(const void *values, const Row *rows, const float *thresholds, const void *panel_values,
                              const Panel &panel, std::int64_t width, Bounds &out) {
+  static_assert(kGroup == 6 && kPanel == 64, "24 sums in registers");
   const std::int8_t *left = static_cast<const std::int8_t *>(values);
   const unsigned char *right = static_cast<const unsigned char *>(panel_values);
-  __m512i sum[kGroup][4];
-  for (int r = 0; r < kGroup; ++r)
-    for (int c = 0; c < 4; ++c)
-      sum[r][c] = _mm512_set1_epi32(rows[r].bias);
-  for (std::int64_t t = 0; t < width; t += 4) {
-    __m512i column[4];
-    for (int c = 0; c < 4; ++c)
-      column[c] = _mm512_loadu_si512(right + t * kPanel + 64 * c);
-    for (int r = 0; r < kGroup; ++r) {
-      std::int32_t four;
-      std::memcpy(&four, left + r * width + t, sizeof four);
-      const __m512i value = _mm512_set1_epi32(four);
-      for (int c = 0; c < 4; ++c)
-        sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], column[c], value);
-    }
+  ByteSums sum0 = byte_sums(rows[0]), sum1 = byte_sums(rows[1]), sum2 = byte_sums(rows[2]);
+  ByteSums sum3 = byte_sums(rows[3]), sum4 = byte_sums(rows[4]), sum5 = byte_sums(rows[5]);
+  for (std::int64_t t = 0; t < width; t += 4, left += 4, right += 4 * kPanel) {
+    const ByteSums columns{_mm512_loadu_si512(right), _mm512_loadu_si512(right + 64), _mm512_loadu_si512(right + 128),
+                           _mm512_loadu_si512(right + 192)};
+    add(sum0, left, columns);
+    add(sum1, left + width, columns);
+    add(sum2, left + 2 * width, columns);
+    add(sum3, left + 3 * width, columns);
+    add(sum4, left + 4 * width, columns);
+    add(sum5, left + 5 * width, columns);
   }
-  for (int r = 0; r < kGroup; ++r) {
-    const Row &row = rows[r];
-    out.reaches[r] = 0;
-    for (int c = 0; c < 4; ++c) {
-      const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][c]), _mm512_loadu_ps(panel.scale + 16 * c));
-      __m512 upper = _mm512_add_ps(_mm512_loadu_ps(panel.offset + 16 * c), _mm512_set1_ps(row.offset + kSlack));
-      upper = _mm512_fmadd_ps(_mm512_set1_ps(row.error), _mm512_loadu_ps(panel.norm + 16 * c), upper);
-      upper = _mm512_fmadd_ps(_mm512_set1_ps(row.norm), _mm512_loadu_ps(panel.error + 16 * c), upper);
-      upper = _mm512_fmadd_ps(_mm512_set1_ps(row.scale), product, upper);
-      _mm512_store_ps(out.upper[r] + 16 * c, upper);
-      const std::uint64_t reaches = _mm512_cmp_ps_mask(upper, _mm512_set1_ps(thresholds[r]), _CMP_GE_OQ);
-      out.reaches[r] |= reaches << (16 * c);
-    }
-  }
+  out.reaches[0] = bound(sum0, rows[0], panel, thresholds[0], out.upper[0]);
+  out.reaches[1] = bound(sum1, rows[1], panel, thresholds[1], out.upper[1]);
+  out.reaches[2] = bound(sum2, rows[2], panel, thresholds[2], out.upper[2]);
+  out.reaches[3] = bound(sum3, rows[3], panel, thresholds[3], out.upper[3]);
+  out.reaches[4] = bound(sum4, rows[4], panel, thresholds[4], out.upper[4]);
+  out.reaches[5] = bound(sum5, rows[5], panel, thresholds[5], out.upper[5]);
 }
 
 #endif
@@ -181,11 +240,11 @@ Product product(std::int64_t width, bool portable) {
   if (!portable && has_avx512() && width <= kWidest)
     return {1, encode_bytes, place_bytes, byte_bounds};
   if (!portable && has_avx2())
-    return {4, encode_floats, place_floats, float_bounds_avx2};
+    return {4, encode_floats, place_floats<Eight>, float_bounds_avx2};
 #endif
   static_cast<void>(width);
   static_cast<void>(portable);
-  return {4, encode_floats, place_floats, float_bounds_portable};
+  return {4, encode_floats, place_floats<Four>, float_bounds_portable};
 }
 
 Centre mean(const float *rows, std::int64_t n, std::int64_t width) {

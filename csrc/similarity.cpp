@@ -11,37 +11,55 @@
 #include "parallel.hpp"
 #include "processor.hpp"
 
+#ifdef GDUI_X86
+#include <immintrin.h>
+#endif
+
 namespace gdui {
 namespace {
 
-using Doubles = double __attribute__((vector_size(64)));
-using Floats = float __attribute__((vector_size(32)));
-
-GDUI_INLINE float dot(const float *a, const float *b, std::int64_t width) {
-  Doubles lane[4] = {};
-  for (std::int64_t t = 0; t < width; t += kLanes)
-    for (int i = 0; i < 4; ++i) {
-      Floats x, y;
-      std::memcpy(&x, a + t + 8 * i, sizeof x);
-      std::memcpy(&y, b + t + 8 * i, sizeof y);
-      lane[i] += __builtin_convertvector(x, Doubles) * __builtin_convertvector(y, Doubles);
-    }
-  const Doubles sum = (lane[0] + lane[1]) + (lane[2] + lane[3]);
-  return static_cast<float>(((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7])));
+// Lane l adds up columns l, l + 32, ...; then the upper half of the lanes is added to the lower, until one is left.
+float sum_of_lanes(double *lane) {
+  for (std::int64_t half = kLanes / 2; half > 0; half /= 2)
+    for (std::int64_t i = 0; i < half; ++i)
+      lane[i] += lane[i + half];
+  return static_cast<float>(lane[0]);
 }
 
-float dot_portable(const float *a, const float *b, std::int64_t width) { return dot(a, b, width); }
+float dot_portable(const double *query, const float *row, std::int64_t width) {
+  double lane[kLanes] = {};
+  for (std::int64_t t = 0; t < width; t += kLanes)
+    for (std::int64_t i = 0; i < kLanes; ++i)
+      lane[i] += query[t + i] * row[t + i];
+  return sum_of_lanes(lane);
+}
+
 #ifdef GDUI_X86
-GDUI_AVX2 float dot_avx2(const float *a, const float *b, std::int64_t width) { return dot(a, b, width); }
-GDUI_AVX512 float dot_avx512(const float *a, const float *b, std::int64_t width) { return dot(a, b, width); }
+
+GDUI_AVX2 float dot_avx2(const double *query, const float *row, std::int64_t width) {
+  constexpr int size = 4, vectors = kLanes / size;
+  __m256d lane[vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < vectors; ++i)
+    lane[i] = _mm256_setzero_pd();
+  for (std::int64_t t = 0; t < width; t += kLanes)
+#pragma GCC unroll 8
+    for (int i = 0; i < vectors; ++i)
+      lane[i] = _mm256_fmadd_pd(_mm256_loadu_pd(query + t + size * i),
+                                _mm256_cvtps_pd(_mm_loadu_ps(row + t + size * i)), lane[i]);
+  double sum[kLanes];
+#pragma GCC unroll 8
+  for (int i = 0; i < vectors; ++i)
+    _mm256_storeu_pd(sum + size * i, lane[i]);
+  return sum_of_lanes(sum);
+}
+
 #endif
 
 } // namespace
 
 Similarity similarity(bool portable) {
 #ifdef GDUI_X86
-  if (!portable && has_avx512())
-    return dot_avx512;
   if (!portable && has_avx2())
     return dot_avx2;
 #endif
@@ -85,10 +103,12 @@ void rank(const float *rows, const float *queries, std::int64_t n_queries, std::
   const Similarity dot = similarity();
   parallel_chunks(n_queries, 64, threads, [&](std::int64_t begin, std::int64_t end) {
     std::vector<Hit> hits(k);
+    std::vector<double> query(width);
     for (std::int64_t i = begin; i < end; ++i) {
+      std::copy_n(queries + i * width, width, query.begin());
       for (std::int64_t j = 0; j < k; ++j) {
         const std::int32_t index = indices[i * k + j];
-        hits[j] = {index, dot(queries + i * width, rows + index * width, width)};
+        hits[j] = {index, dot(query.data(), rows + index * width, width)};
       }
       std::sort(hits.begin(), hits.end(), nearer);
       write(hits.data(), k, indices + i * k, similarities + i * k);

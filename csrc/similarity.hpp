@@ -12,12 +12,11 @@ inline std::int64_t padded(std::int64_t columns) { return (columns + kLanes - 1)
 
 // Scales `n` rows of `d` numbers to length one, into `n` rows of padded(d); a row of zeros stays zero.
 // `first` is the number of the first row, for the message when a number is not finite.
-template <class Real>
-void unit_rows(const Real *rows, std::int64_t n, std::int64_t d, std::int64_t first, float *unit);
+template <class Real> void unit_rows(const Real *rows, std::int64_t n, std::int64_t d, std::int64_t first, float *unit);
 
 // The dot product of two unit rows. Products of floats are exact in double, so neither fused multiply-add nor the width
 // of a vector register can change a bit: the lanes and their summation order are all there is.
-using Similarity = float (*)(const float *a, const float *b, std::int64_t width);
+using Similarity = float (*)(const double *query, const float *row, std::int64_t width);
 
 // The fastest version this processor has, or the one for every processor.
 Similarity similarity(bool portable = false);

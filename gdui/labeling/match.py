@@ -1,7 +1,8 @@
 """Pseudo-label matching: which class each cluster is, as a stable marriage, with a certificate of the outcome.
 
 K is the number of clusters, C of classes. A table says at [k, c] how well cluster k and class c suit each other.
-Pairs are ranked strictly: by the table, then by each tie-break table in turn, then the lower cluster, then the lower class.
+Pairs are ranked strictly: by the table, then by each tie-break table in turn, then the lower cluster, then the lower
+class.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from gdui import checks
+from gdui import _core, checks
 
 __all__ = ["Matching", "hungarian", "stable_match"]
 
@@ -70,24 +71,24 @@ def stable_match(
     tie_break: a [K, C] table, or several, asked in turn where the priorities are equal.
     capacity: how many clusters a class takes: one number, or one a class [C]; 1 if not given.
     """
-    checks.thread_count(threads)
-    table = checks.array("priority", priority, 2)
-    other = table if class_priority is None else _like("class_priority", class_priority, table)
+    workers = checks.thread_count(threads)
+    shared = class_priority is None
+    table = checks.array("priority", priority, 2, finite=not shared)
+    other = None if class_priority is None else _like("class_priority", class_priority, table)
     ties = _tie_breaks(tie_break, table)
     seats = _capacity(capacity, table.shape[1])
-    mine, theirs = _rank(table, ties), _rank(other, ties)
-    return _certified(_propose(mine, theirs, seats), table, mine, theirs, seats)
+    classes = _core.stable_match(table, other, ties, seats, workers)
+    return _certified(classes, table, other, ties, seats, workers)
 
 
 def hungarian(
     priority: npt.ArrayLike, capacity: int | npt.ArrayLike | None = None, *, threads: int | None = None
 ) -> Matching:
     """Matches clusters with classes so that the sum of their priorities is the largest; not stable in general."""
-    checks.thread_count(threads)
+    workers = checks.thread_count(threads)
     table = checks.array("priority", priority, 2)
     seats = _capacity(capacity, table.shape[1])
-    rank = _rank(table, [])
-    return _certified(_assignment(table, seats), table, rank, rank, seats)
+    return _certified(_assignment(table, seats), table, None, [], seats, workers)
 
 
 def _like(name: str, value: npt.ArrayLike, table: Table) -> Table:
@@ -123,59 +124,14 @@ def _assignment(table: Table, seats: npt.NDArray[np.int64]) -> npt.NDArray[np.in
     return out
 
 
-def _rank(table: Table, ties: list[Table]) -> npt.NDArray[np.int64]:
-    keys = [
-        np.arange(table.size),
-        *(-t.astype(np.float64).ravel() for t in reversed(ties)),
-        -table.astype(np.float64).ravel(),
-    ]
-    rank = np.empty(table.size, dtype=np.int64)
-    rank[np.lexsort(keys)] = np.arange(table.size)
-    return rank.reshape(table.shape)
-
-
-def _propose(
-    mine: npt.NDArray[np.int64], theirs: npt.NDArray[np.int64], seats: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    out = np.full(len(mine), -1, dtype=np.int64)
-    wishes = np.argsort(mine, axis=1)
-    asked = np.zeros(len(mine), dtype=np.int64)
-    held: list[list[int]] = [[] for _ in seats]
-    free = list(range(len(mine)))
-    while free:
-        k = free.pop()
-        while asked[k] < len(seats):
-            c = int(wishes[k, asked[k]])
-            asked[k] += 1
-            held[c].append(k)
-            if len(held[c]) <= seats[c]:
-                break
-            worst = max(held[c], key=lambda row: int(theirs[row, c]))
-            held[c].remove(worst)
-            k = worst
-    for c, rows in enumerate(held):
-        out[rows] = c
-    return out
-
-
 def _certified(
     classes: npt.NDArray[np.int64],
     table: Table,
-    mine: npt.NDArray[np.int64],
-    theirs: npt.NDArray[np.int64],
+    class_table: Table | None,
+    ties: list[Table],
     seats: npt.NDArray[np.int64],
+    threads: int,
 ) -> Matching:
-    n, m = table.shape
-    matched = np.flatnonzero(classes >= 0)
-    taken = np.bincount(classes[matched], minlength=m)
-    own = np.full(n, table.size)
-    own[matched] = mine[matched, classes[matched]]
-    worst = np.where(taken < seats, table.size, -1)
-    np.maximum.at(worst, classes[matched], theirs[matched, classes[matched]])
-    blocking = int(((mine < own[:, None]) & (theirs < worst)).sum())
-    value = np.full(n, np.nan)
-    value[matched] = table[matched, classes[matched]]
-    others = table.astype(np.float64)
-    others[matched, classes[matched]] = -np.inf
-    margin = value - others.max(axis=1, initial=-np.inf)
-    return Matching(classes, np.flatnonzero(taken == 0), blocking, margin, value == 0, table, seats)
+    blocking, margin, value = _core.certify(table, class_table, ties, seats, classes, threads)
+    unmatched = np.setdiff1d(np.arange(table.shape[1]), classes)
+    return Matching(classes, unmatched, blocking, margin, value == 0, table, seats)

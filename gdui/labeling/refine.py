@@ -1,6 +1,6 @@
 """Label-matching refinement: which samples take the opinion's label instead of the name their cluster was matched to.
 
-N is the number of samples, K of clusters, C of classes. The opinion names one class a sample; in the paper it is CLIP's.
+N is the number of samples, K of clusters, C of classes. The opinion names one class a sample (CLIP's, in the paper).
 
 Each cluster m is judged by its most and its least confident samples (a tenth of it each, at most n, at least one):
 
@@ -24,11 +24,16 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from gdui import checks
+from gdui import _core, checks
 
 __all__ = ["Branch", "Refinement", "Rule", "Sweep", "refine", "sweep"]
 
 Vector = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.integer]
+Arrays = tuple[Labels, npt.NDArray[np.floating], npt.NDArray[np.floating], Labels, npt.NDArray[np.int32], int]
+
+STEPS = 101
+MOST_CLASSES = 1 << 24
 
 
 class Branch(IntEnum):
@@ -110,53 +115,11 @@ def refine(
         name: "keep" treats it as any other, "relabel" hands all its samples to the opinion.
     rank_by: [N], what to choose the most and least confident by where the probabilities saturate at 1 (logit margins).
     """
-    checks.thread_count(threads)
-    k = len(np.asarray(class_of_cluster))
-    names = checks.indices("class_of_cluster", class_of_cluster, lowest=-1)
-    labels = checks.indices("cluster", cluster, k)
-    scores = checks.array("confidence", confidence, 1).astype(np.float64)
-    voted = checks.indices("opinion", opinion)
-    checks.same_length(cluster=labels, confidence=scores, opinion=voted)
-    key = scores if rank_by is None else checks.array("rank_by", rank_by, 1, length=len(labels)).astype(np.float64)
-    checks.one_of("on_mismatch", on_mismatch, ("keep", "relabel"))
-    w_top, w_btm = weights
-    agrees = voted == names[labels]
-    size = np.bincount(labels, minlength=k)
-    quota = np.minimum(n, (size + 9) // 10)
-
-    def chosen(sign: float) -> npt.NDArray[np.bool_]:
-        order = np.lexsort((np.arange(len(labels)), sign * key, labels))
-        rank = np.empty(len(labels), dtype=np.int64)
-        rank[order] = np.arange(len(labels)) - np.repeat(np.concatenate([[0], np.cumsum(size)])[:-1], size)
-        return rank < quota[labels]
-
-    with np.errstate(invalid="ignore"):
-        top, btm = chosen(-1), chosen(1)
-        delta_top = np.bincount(labels[top], agrees[top], k) / quota
-        delta_btm = np.bincount(labels[btm], agrees[btm], k) / quota
-        r_btm = np.bincount(labels[btm], scores[btm], k) / quota
-    delta = (w_top * delta_top + w_btm * delta_btm) / (w_top + w_btm)
-    branch = np.select(
-        [
-            size == 0,
-            (delta_top == 0) & (on_mismatch == "relabel"),
-            delta > lambda_delta,
-            delta_top < lambda_top,
-            delta_btm < lambda_btm,
-        ],
-        [Branch.EMPTY, Branch.NO_VOTE, Branch.AGREED, Branch.TOP_BAD, Branch.BOTTOM_BAD],
-        Branch.BOTH_GOOD,
-    ).astype(np.uint8)
-    below = np.where((branch >= Branch.TOP_BAD) & (r_btm < sigma), sigma, -np.inf)
-    below[branch == Branch.NO_VOTE] = np.inf
-    moved = scores < below[labels]
-    label = np.where(moved, voted, names[labels]).astype(np.int32)
-    rule = np.where(
-        moved,
-        np.where(branch == Branch.NO_VOTE, Rule.NO_VOTE, Rule.OPINION)[labels],
-        np.where(label < 0, Rule.UNNAMED, Rule.MATCHED),
-    )
-    return Refinement(label, rule.astype(np.uint8), branch, delta_top, delta_btm, r_btm)
+    workers = checks.thread_count(threads)
+    threshold = checks.in_range("sigma", sigma, -np.inf, np.inf)
+    policy = _policy(n, weights, lambda_delta, lambda_top, lambda_btm, on_mismatch)
+    arrays = _arrays(cluster, confidence, opinion, class_of_cluster, rank_by, None, workers)
+    return Refinement(*_core.refine(*arrays, policy, threshold, workers))
 
 
 def sweep(
@@ -179,30 +142,56 @@ def sweep(
 
     n_classes: C; without it the largest class seen plus one.
     """
-    sigmas = np.arange(101) / 100
-    voted, names = np.asarray(opinion), np.asarray(class_of_cluster)
-    c = max(int(voted.max(initial=-1)), int(names.max(initial=-1))) + 1 if n_classes is None else n_classes
-    outcomes = [
-        refine(
-            cluster,
-            confidence,
-            opinion,
-            class_of_cluster,
-            sigma=sigma,
-            n=n,
-            weights=weights,
-            lambda_delta=lambda_delta,
-            lambda_top=lambda_top,
-            lambda_btm=lambda_btm,
-            on_mismatch=on_mismatch,
-            rank_by=rank_by,
-        ).label_index
-        for sigma in sigmas
-    ]
-    base = names[np.asarray(cluster)]
-    return Sweep(
-        sigmas,
-        np.array([(o != base).sum() for o in outcomes]),
-        np.array([np.bincount(o[o >= 0], minlength=c) for o in outcomes]),
-        np.array([(o == voted).mean() if o.size else np.nan for o in outcomes]),
+    workers = checks.thread_count(threads)
+    policy = _policy(n, weights, lambda_delta, lambda_top, lambda_btm, on_mismatch)
+    arrays = _arrays(cluster, confidence, opinion, class_of_cluster, rank_by, n_classes, workers)
+    sigma = np.arange(STEPS) / (STEPS - 1)
+    changed, agreeing, class_size = _core.sweep(*arrays, policy, sigma, workers)
+    samples = max(len(arrays[0]), 1)
+    return Sweep(sigma, changed, class_size.reshape(STEPS, arrays[-1]), agreeing / samples)
+
+
+def _policy(
+    n: int,
+    weights: tuple[float, float],
+    lambda_delta: float,
+    lambda_top: float,
+    lambda_btm: float,
+    on_mismatch: str,
+) -> _core.Policy:
+    top, btm = (checks.in_range("weights", weight, 0, 1e6) for weight in weights)
+    if top + btm == 0:
+        raise ValueError("weights must not both be 0")
+    return _core.Policy(
+        n=min(checks.whole("n", n, 1), 1 << 62),
+        weight_top=top / (top + btm),
+        weight_btm=btm / (top + btm),
+        lambda_delta=checks.in_range("lambda_delta", lambda_delta, 0, 1),
+        lambda_top=checks.in_range("lambda_top", lambda_top, 0, 1),
+        lambda_btm=checks.in_range("lambda_btm", lambda_btm, 0, 1),
+        relabel_no_vote=checks.one_of("on_mismatch", on_mismatch, ("keep", "relabel")) == "relabel",
     )
+
+
+def _arrays(
+    cluster: npt.ArrayLike,
+    confidence: npt.ArrayLike,
+    opinion: npt.ArrayLike,
+    class_of_cluster: npt.ArrayLike,
+    rank_by: npt.ArrayLike | None,
+    n_classes: int | None,
+    threads: int,
+) -> Arrays:
+    """What the core is handed, in its order; it looks at the values of the N-sized ones itself."""
+    labels = checks.indices("cluster", cluster, ranged=False)
+    scores = checks.array("confidence", confidence, 1, finite=False)
+    voted = checks.indices("opinion", opinion, ranged=False)
+    names = checks.indices("class_of_cluster", class_of_cluster, MOST_CLASSES, lowest=-1).astype(np.int32)
+    key = scores if rank_by is None else checks.array("rank_by", rank_by, 1, finite=False)
+    checks.same_length(cluster=labels, confidence=scores, opinion=voted, rank_by=key)
+    if n_classes is None:
+        high = max(_core.range_of(voted, threads)[1], int(names.max(initial=-1)))
+        n_classes = min(high, MOST_CLASSES - 1) + 1
+    classes = checks.whole("n_classes", n_classes, 0, MOST_CLASSES)
+    checks.indices("class_of_cluster", names, classes, lowest=-1)
+    return labels, scores, key, voted, names, classes

@@ -1,4 +1,4 @@
-"""Choosing samples: the most and least confident of each cluster, the votes among them, and who agrees with its neighbours.
+"""Choosing samples: the most and least confident of each cluster, their votes, and who agrees with its neighbours.
 
 N is the number of samples, K of clusters, C of classes. Equal confidence is decided by the lower index.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gdui import checks
+from gdui import _core, checks
 
 __all__ = [
     "Selection",
@@ -59,7 +59,7 @@ def quota(cluster_size: npt.ArrayLike, n: int = 100) -> npt.NDArray[np.int64]:
     At least one of every cluster that has a sample; never over half of it, but for the lone sample of a cluster of one.
     """
     size = checks.indices("cluster_size", cluster_size).astype(np.int64)
-    return np.minimum(_whole("n", n, 1), (size + 9) // 10)
+    return np.minimum(checks.whole("n", n, 1), (size + 9) // 10)
 
 
 def most_confident(
@@ -91,23 +91,6 @@ def least_confident(
     return _select(cluster, confidence, n, n_clusters, threads, most=False)
 
 
-def _whole(name: str, value: int, lowest: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
-    if value < lowest:
-        raise ValueError(f"{name} must be at least {lowest}, not {value}")
-    return int(value)
-
-
-def _count(name: str, labels: npt.NDArray[np.integer], given: int | None, source: str) -> int:
-    count = (int(labels.max()) + 1 if labels.size else 0) if given is None else _whole(source, given, 0)
-    if count > MOST_CLUSTERS:
-        raise ValueError(
-            f"{source if given is not None else name} asks for {count}; at most {MOST_CLUSTERS} can be had"
-        )
-    return count
-
-
 def _select(
     cluster: npt.ArrayLike,
     confidence: npt.ArrayLike,
@@ -117,23 +100,27 @@ def _select(
     *,
     most: bool,
 ) -> Selection:
-    checks.thread_count(threads)
-    labels = checks.indices("cluster", cluster)
-    scores = checks.array("confidence", confidence, 1)
+    workers = checks.thread_count(threads)
+    labels = checks.indices("cluster", cluster, ranged=False)
+    scores = checks.array("confidence", confidence, 1, finite=False)
     checks.same_length(cluster=labels, confidence=scores)
     if n_clusters is None and np.ndim(n) == 1:
         n_clusters = len(np.asarray(n))
-    k = _count("cluster", labels, n_clusters, "n_clusters")
-    labels = checks.indices("cluster", labels, k)
-    wanted = np.full(k, _whole("n", n, 0)) if np.ndim(n) == 0 else checks.indices("n", n, length=k)  # type: ignore[arg-type]
-    key = -scores.astype(np.float64) if most else scores.astype(np.float64)
-    order = np.lexsort((np.arange(len(labels)), key, labels))
-    size = np.bincount(labels, minlength=k)
-    start = np.concatenate([[0], np.cumsum(size)])[:-1]
-    rank = np.arange(len(labels)) - np.repeat(start, size)
-    kept = rank < np.repeat(wanted, size)
-    offset = np.concatenate([[0], np.cumsum(np.minimum(size, wanted))])
-    return Selection(order[kept], offset.astype(np.int64))
+    k = _count("cluster", labels, n_clusters, "n_clusters", workers)
+    limit = np.full(k, checks.whole("n", n, 0)) if np.ndim(n) == 0 else checks.indices("n", n, length=k)  # type: ignore[arg-type]
+    return Selection(*_core.select(labels, scores, np.minimum(limit, len(labels)), most, workers))
+
+
+def _count(name: str, labels: npt.NDArray[np.integer], given: int | None, source: str, threads: int) -> int:
+    """How many clusters there are: as told, or one more than the largest label."""
+    if given is not None:
+        return checks.whole(source, given, 0, MOST_CLUSTERS)
+    low, high = _core.range_of(labels, threads)
+    if low < 0:
+        raise ValueError(f"{name} must be at least 0, but holds {low}")
+    if high >= MOST_CLUSTERS:
+        raise ValueError(f"{name} must be below {MOST_CLUSTERS}, but holds {high}")
+    return int(high) + 1
 
 
 def priority_table(
@@ -151,19 +138,27 @@ def priority_table(
     weight: [N], what each vote counts (its probability, say); without it 1. A row is divided by the number of its
         samples, so it sums to 1, or to the mean weight. Rows of clusters without samples are 0.
     """
-    checks.thread_count(threads)
-    classes = _whole("n_classes", n_classes, 1)
-    voted = checks.indices("votes", votes, classes)
-    labels = checks.indices("cluster", cluster)
+    workers = checks.thread_count(threads)
+    classes = checks.whole("n_classes", n_classes, 1, MOST_CLUSTERS)
+    voted = checks.indices("votes", votes, ranged=False)
+    labels = checks.indices("cluster", cluster, ranged=False)
     checks.same_length(votes=voted, cluster=labels)
-    k = _count("cluster", labels, n_clusters, "n_clusters")
-    labels = checks.indices("cluster", labels, k)
+    k = _count("cluster", labels, n_clusters, "n_clusters", workers)
     if k * classes > MOST_CELLS:
         raise ValueError(f"a table of {k} clusters and {classes} classes has more than {MOST_CELLS} cells")
-    weights = None if weight is None else checks.array("weight", weight, 1, length=len(voted)).astype(np.float64)
-    table = np.bincount(labels.astype(np.int64) * classes + voted, weights, k * classes).reshape(k, classes)
-    size = np.bincount(labels, minlength=k)
-    return np.asarray(table / np.maximum(size, 1)[:, None], dtype=np.float64)
+    shares = _core.vote_shares(voted, labels, classes, k, workers)
+    return shares if weight is None else _weighted(voted, labels, shares.shape, weight)
+
+
+def _weighted(
+    votes: npt.NDArray[np.integer], cluster: npt.NDArray[np.integer], shape: tuple[int, ...], weight: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
+    """Sums in the order of the samples, for a sum of floats depends on it."""
+    weights = checks.array("weight", weight, 1, length=len(votes)).astype(np.float64, copy=False)
+    cell = cluster.astype(np.int64) * shape[1] + votes.astype(np.int64)
+    total = np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape)
+    size = np.bincount(cluster, minlength=shape[0])
+    return np.asarray(total / np.maximum(size, 1)[:, None], dtype=np.float64)
 
 
 def consistency_from_neighbors(
@@ -173,13 +168,14 @@ def consistency_from_neighbors(
 
     neighbors: [N, k] indices of samples.   cluster: [N] whole numbers.
     """
-    checks.thread_count(threads)
-    labels = checks.indices("cluster", cluster)
+    workers = checks.thread_count(threads)
+    labels = checks.indices("cluster", cluster, ranged=False)
     near = np.asarray(neighbors)
+    if near.dtype.kind not in "iu":
+        raise TypeError(f"neighbors must be integers, not {near.dtype}")
     if near.ndim != 2 or near.shape[0] != len(labels) or near.shape[1] == 0:
         raise ValueError(f"neighbors must have the shape ({len(labels)}, k) with k at least 1, not {near.shape}")
-    checks.indices("neighbors", near.ravel(), len(labels))
-    return np.asarray((labels[near] == labels[:, None]).mean(axis=1), dtype=np.float64)
+    return _core.consistency(near, labels, MOST_CLUSTERS, workers)
 
 
 def reliable(consistency: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:

@@ -1,9 +1,10 @@
-// The only file that knows Python. Each section binds one header.
+#include "bindings.hpp"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include "nearest.hpp"
-#include "similarity.hpp"
+#include "../nearest.hpp"
+#include "../similarity.hpp"
 
 namespace py = pybind11;
 
@@ -70,9 +71,7 @@ UnitRows rank(const UnitRows &rows, const UnitRows &queries, Found &indices, int
 
 } // namespace
 
-PYBIND11_MODULE(_core, m) {
-  m.doc() = "The compiled core of gdui. Use it through gdui.labeling.";
-
+void bindings::bind_neighbors(py::module_ &m) {
   m.def("unit_rows", &unit_rows<float>, py::arg("block"), py::arg("first"), py::arg("unit").noconvert());
   m.def("unit_rows", &unit_rows<double>, py::arg("block"), py::arg("first"), py::arg("unit").noconvert());
   m.def("nearest", &nearest, py::arg("rows").noconvert(), py::arg("queries").noconvert(), py::kw_only(), py::arg("k"),
