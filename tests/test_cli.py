@@ -188,8 +188,8 @@ def test_predict_labels_new_images(gdui: Cli, photos: Path, names: Path, encoder
     new.mkdir()
     for at in range(5):
         (new / f"{at}.png").write_bytes((photos / f"{at:02d}.png").read_bytes())
-    code, out, _ = gdui("predict", tmp_path / "run", new)
-    assert code == 0
+    code, out, err = gdui("predict", tmp_path / "run", new)
+    assert (code, err) == (0, "")
     assert "5 images, 3 classes" in out
     labels = Labels.from_parquet(tmp_path / "run" / "predicted" / "new" / "labels.parquet")
     assert labels.ids.to_pylist() == [f"{at}.png" for at in range(5)]

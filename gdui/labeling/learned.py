@@ -92,7 +92,7 @@ class Learned:
         arrays |= {f"linear.{name}": value for name, value in _arrays(self.linear).items()}
         numbers = {"kind": kind, "spread": self.spread, "sharpness": self.sharpness}
         with atomic_path(folder / "learned.safetensors") as path:
-            save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, path)
+            save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, path)
         with atomic_path(folder / "labeler.json") as path:
             path.write_text(
                 json.dumps({"schema": SCHEMA, **about, "learned": numbers}, indent=1, sort_keys=True) + "\n"
