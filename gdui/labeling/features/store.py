@@ -132,8 +132,8 @@ def _agree(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
     if differing:
         listed = "; ".join(f"{key} {found.get(key)} there, {wanted[key]} here" for key in differing)
         raise ValueError(
-            f"features in {str(folder)!r} are of encoder {found.get('encoder')!r}, not of {wanted['encoder']!r}; use the "
-            f"same encoder or another folder ({listed})"
+            f"features in {str(folder)!r} are of encoder {found.get('encoder')!r}, not of {wanted['encoder']!r}; "
+            f"use the same encoder or another folder ({listed})"
         )
 
 

@@ -5,6 +5,7 @@ is converted as Pillow does (colour profiles are ignored), and of an animation t
 """
 
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -81,12 +82,14 @@ class Transform:
         return left * x, top * y, min((left + self.size) * x, width), min((top + self.size) * y, height)
 
 
+@cache
 def readable_suffixes() -> frozenset[str]:
     """File suffixes, lower case with the dot, of the formats that are read."""
     Image.init()
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())
 
 
+@cache
 def _formats() -> list[str]:
     Image.init()
     return [name for name in Image.OPEN if name not in REFUSED]

@@ -1,9 +1,9 @@
 """What stands in one shard: (id, raw) in a fixed order, raw being bytes, a path, pixels or why there are none."""
 
+import itertools
 import lzma
 import os
 import stat
-import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,16 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gdui.labeling.images.decode import MAX_BYTES, UnreadableError, readable_suffixes
+from gdui.labeling.images.decode import UnreadableError, readable_suffixes
+from gdui.labeling.images.tar import DamagedError, members
 
 __all__ = ["read_array", "read_bytes", "read_files", "read_parquet", "read_tar"]
 
 Raw = bytes | Path | npt.NDArray[np.uint8] | UnreadableError
 Item = tuple[str, Raw]
-
-MAX_HEADER = 1 << 20
-EXTENDED_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"X")
-ARCHIVE_ERRORS = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def printable(name: str) -> str:
@@ -65,58 +62,32 @@ def read_array(images: npt.NDArray[Any], ids: Sequence[str]) -> Iterator[Item]:
             yield name, np.rint(image.astype(np.float32) * 255).astype(np.uint8)
 
 
-class _StrictMember(tarfile.TarInfo):
-    """Says so when an archive breaks off or a header is damaged, where tarfile would take it for the end."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_StrictMember":
-        try:
-            member = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"{error} where a member or the end mark should be") from None
-        if member.type in EXTENDED_HEADERS and member.size > MAX_HEADER:
-            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
-        return member
-
-
 def read_tar(url: str, stem: str) -> Iterator[Item]:
     """The pictures of a WebDataset shard; the id is stem/key, the key being the member's name up to its first dot."""
     seen: set[str] = set()
     try:
-        with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_StrictMember) as tar:
-            for member in tar:
-                if _is_picture(member):
-                    name = _unused(printable(member.name), stem, seen)
-                    seen.add(name)
-                    yield name, _member(tar, member)
-    except ARCHIVE_ERRORS as error:
+        with fsspec.open(url, "rb", compression=_compression(url)) as file:
+            for name, contents in members(file, readable_suffixes()):
+                unused = _unused(printable(name), stem, seen)
+                seen.add(unused)
+                yield unused, contents
+    except (DamagedError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
         yield stem, UnreadableError(f"the archive is damaged after {len(seen)} images: {error}")
 
 
-def _is_picture(member: tarfile.TarInfo) -> bool:
-    path = PurePosixPath(member.name)
-    return not member.isdir() and not path.name.startswith(".") and path.suffix.lower() in readable_suffixes()
+def _compression(url: str) -> str | None:
+    endings = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bz2", ".xz": "xz"}
+    return endings.get(PurePosixPath(url).suffix.lower())
 
 
 def _unused(name: str, stem: str, seen: set[str]) -> str:
     """stem/key; the full name where a sample holds several pictures; numbered where even that is taken."""
-    folder, _, base = name.rpartition("/")
-    key = "/".join(filter(None, (folder, base.split(".")[0])))
-    candidates = (f"{stem}/{key}", f"{stem}/{name}", *(f"{stem}/{name}#{copy}" for copy in range(2, len(seen) + 3)))
-    return next(candidate for candidate in candidates if candidate not in seen)
-
-
-def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Raw:
-    if not member.isreg():
-        return UnreadableError("a link or a device inside an archive")
-    if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
-        return UnreadableError("its name points outside the archive")
-    if member.size > MAX_BYTES:
-        return UnreadableError(f"the file is larger than {MAX_BYTES:,} bytes")
-    file = tar.extractfile(member)
-    return file.read() if file else UnreadableError("a member without contents")
+    folder, slash, base = name.rpartition("/")
+    candidates = (f"{stem}/{folder}{slash}{base.split('.')[0]}", f"{stem}/{name}")
+    numbered = (f"{stem}/{name}#{copy}" for copy in itertools.count(2))
+    return next(candidate for candidate in itertools.chain(candidates, numbered) if candidate not in seen)
 
 
 def read_parquet(
