@@ -231,7 +231,9 @@ class Config:
         """The configuration of `to_dict`'s result; what it leaves out comes from its preset."""
         flat: dict[str, Any] = {}
         for name, value in nested.items():
-            flat |= {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {name: value}
+            flat |= (
+                {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {name: value}
+            )
         return cls.named(flat.pop("preset", "default"), **flat)
 
     @property

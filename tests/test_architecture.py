@@ -18,8 +18,8 @@ LAYERS: list[set[str]] = [
     {"gdui.diffusion.unet"},
     {"gdui.diffusion.classifier"},
     {"gdui.labeling.labeler", "gdui.labeling.distribute", "gdui.diffusion.checkpoints"},
-    {"gdui.diffusion.train", "gdui.diffusion.sample", "gdui.evaluation", "gdui.demo"},
-    {"gdui.report"},
+    {"gdui.diffusion.train", "gdui.diffusion.sample", "gdui.evaluation"},
+    {"gdui.report", "gdui.demo"},
     {"gdui.cli"},
 ]
 

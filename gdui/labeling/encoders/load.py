@@ -101,7 +101,7 @@ def _load_clip(spec: str) -> tuple[nn.Module, Tokenizer]:
     name, weights = (spec, None) if whole else _name_and_weights(spec)
     try:
         model = open_clip.create_model(name, pretrained=weights, require_pretrained=True, weights_only=True)
-        return model, open_clip.get_tokenizer(name)
+        return model, _tokenizer(name)
     except Exception as error:  # hubs, files and unpicklers raise almost anything
         local = weights is not None and Path(weights).is_file()
         tried = f"the file {weights!r}" if local else "the local cache and the hub"
@@ -110,6 +110,14 @@ def _load_clip(spec: str) -> tuple[nn.Module, Tokenizer]:
         )
         reason = " ".join(str(error).split())[:300]
         raise OSError(f"encoder {spec!r} could not be loaded (tried {tried}): {reason}{advice}") from None
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    """The model's own; a local folder may bring a vocabulary of byte pairs beside its weights."""
+    vocabulary = Path(name.removeprefix("local-dir:")) / "vocabulary.txt.gz"
+    brought = name.startswith("local-dir:") and vocabulary.is_file()
+    tokenizer: Tokenizer = open_clip.get_tokenizer(name, **({"bpe_path": str(vocabulary)} if brought else {}))
+    return tokenizer
 
 
 def _name_and_weights(spec: str) -> tuple[str, str]:
