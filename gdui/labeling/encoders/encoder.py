@@ -90,7 +90,7 @@ class Encoder:
         count = len(pixels)
         if count < self.batch:
             pixels = np.concatenate([pixels, np.zeros((self.batch - count, *pixels.shape[1:]), np.uint8)])
-        images = torch.from_numpy(pixels).to(self.settings.device, non_blocking=True)
+        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.settings.device, non_blocking=True)
         features = self.forward(normalised(images, self.transform, self.settings.dtype))
         if features.shape != (self.batch, self.dim):
             raise ValueError(

@@ -72,7 +72,7 @@ def load_features(
     if isinstance(source, (str, os.PathLike)):
         source = _open_npy(Path(source))
     array = checks.array("features", source, 2, finite=False)
-    names = pa.array([str(row) for row in range(len(array))] if ids is None else [str(one) for one in ids], pa.string())
+    names = pc.cast(pa.array(np.arange(len(array))), pa.string()) if ids is None else pa.array(ids, pa.string())
     if len(names) != len(array):
         raise ValueError(f"ids must be {len(array)} names, one a row of features, not {len(names)}")
     return Features([array], pa.chunked_array([names]), array.shape[1])
