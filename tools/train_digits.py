@@ -10,7 +10,6 @@ import argparse
 import gzip
 import json
 import logging
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from scipy.ndimage import distance_transform_edt
 
 log = logging.getLogger("train_digits")
@@ -53,7 +52,6 @@ FONTS = (
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
     *("cmb10", "cmmi10", "cmr10", "cmss10", "cmti10", "cmtt10"),
 )
-HIGHEST_SCALE = 30.0
 FIELD = 64  # pixels along a side of a distance field; a glyph's height is half of it
 CONFIG: dict[str, Any] = {
     "model_cfg": {
@@ -206,7 +204,6 @@ def train(press: Press, tokenizer: open_clip.SimpleTokenizer, steps: int, batch:
         loss.backward()
         optimizer.step()
         schedule.step()
-        model.logit_scale.data.clamp_(max=math.log(HIGHEST_SCALE))
         if step % 100 == 0 or step == steps - 1:
             log.info("step %d of %d: loss %.3f", step, steps, loss.item())
     return model.eval()
@@ -218,11 +215,11 @@ def write_vocabulary(path: Path) -> None:
         packed.write(b"#version: no merges")
 
 
-def save(model: open_clip.CLIP, folder: Path) -> None:
+def write_model(model: open_clip.CLIP, folder: Path) -> None:
     """Configuration and float16 weights, as open_clip reads them from a local folder."""
     (folder / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
     state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_model.safetensors").write_bytes(to_safetensors(state))
 
 
 def main() -> None:
@@ -242,7 +239,7 @@ def main() -> None:
     text = CONFIG["model_cfg"]["text_cfg"]
     tokenizer = open_clip.SimpleTokenizer(bpe_path=str(vocabulary), context_length=text["context_length"])
     press = Press(glyph_fields(), CONFIG["model_cfg"]["vision_cfg"]["image_size"], asked.seed)
-    save(train(press, tokenizer, asked.steps, asked.batch, asked.seed), asked.folder)
+    write_model(train(press, tokenizer, asked.steps, asked.batch, asked.seed), asked.folder)
     log.info("%s written after %.0f s", asked.folder, time.perf_counter() - start)
 
 
