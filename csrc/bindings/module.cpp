@@ -1,0 +1,7 @@
+#include "bindings.hpp"
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "The compiled core of gdui. Use it through gdui.labeling and gdui.ops.";
+  bindings::bind_matching(m);
+  bindings::bind_neighbors(m);
+}
