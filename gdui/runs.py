@@ -38,8 +38,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 class Run:
     """A run folder, held by one process at a time; use it in a `with` block.
 
-    Settings are plain values, nested at most one level. A folder begun with others is refused, unless those that differ
-    are named in `free`: they can't change a result. A stage that is `done` has left its facts in the manifest.
+    Settings are plain values, nested at most one level. Once something is done, other settings are refused, unless
+    those that differ are named in `free`: they can't change a result. A stage that is `done` leaves its facts behind.
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class Run:
         begun = (self.path / MANIFEST).exists()
         if begun and mode == "continue":
             self._manifest = read_manifest(self.path)
+        if self._manifest.get("stages") or (self._manifest and self.features.exists()):
             self._agree()
         else:
             _refuse_foreign(self.path, begun)

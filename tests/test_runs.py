@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ SETTINGS: dict[str, Any] = {"seed": 0, "classes": ["a", "b"], "refine": {"sigma"
 
 def changed(**refine: Any) -> dict[str, Any]:
     return SETTINGS | {"refine": SETTINGS["refine"] | refine}
+
+
+def begin(folder: Path, settings: Any = SETTINGS, free: Sequence[str] = ()) -> None:
+    """A run in which something is done."""
+    with Run(folder, settings, free=free) as run:
+        run.finish("encode")
 
 
 def write_half(path: Path) -> None:
@@ -101,7 +108,7 @@ def test_paths_lie_in_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_changed_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
-    Run(tmp_path, SETTINGS).close()
+    begin(tmp_path)
     with pytest.raises(ValueError, match="was begun with other settings") as caught:
         Run(tmp_path, changed(sigma=0.25) | {"k": 5, "seed": None})
     assert str(caught.value).splitlines()[1:] == [
@@ -113,12 +120,23 @@ def test_a_changed_configuration_is_refused_with_the_difference(tmp_path: Path) 
 
 
 def test_what_cannot_change_a_result_may_differ(tmp_path: Path) -> None:
-    Run(tmp_path, SETTINGS, free=["refine.sigma"]).close()
+    begin(tmp_path, free=["refine.sigma"])
     Run(tmp_path, changed(sigma=0.25), free=["refine.sigma"]).close()
+    with pytest.raises(ValueError, match="other settings"):
+        Run(tmp_path, changed(unvoted="relabel"), free=["refine.sigma"])
+
+
+def test_where_nothing_is_done_settings_may_change(tmp_path: Path) -> None:
+    Run(tmp_path, SETTINGS).close()
+    Run(tmp_path, {"seed": 1}).close()
+    assert read_manifest(tmp_path)["settings"] == {"seed": 1}
+    (tmp_path / "features").mkdir()
+    with pytest.raises(ValueError, match="other settings"):
+        Run(tmp_path, SETTINGS)
 
 
 def test_none_is_absent_and_a_tuple_a_list(tmp_path: Path) -> None:
-    Run(tmp_path, {"k": None, "classes": ("a", "b")}).close()
+    begin(tmp_path, {"k": None, "classes": ("a", "b")})
     Run(tmp_path, {"classes": ["a", "b"]}).close()
 
 
@@ -186,7 +204,7 @@ def test_a_second_holder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_refused_run_lets_go_of_the_lock(tmp_path: Path) -> None:
-    Run(tmp_path, SETTINGS).close()
+    begin(tmp_path)
     with pytest.raises(ValueError, match="other settings"):
         Run(tmp_path, {})
     Run(tmp_path, SETTINGS).close()
