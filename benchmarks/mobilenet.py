@@ -125,7 +125,9 @@ def mobilenet() -> nn.Module:
 
 
 @torch.inference_mode()
-def encode(jpegs: Iterator[bytes], side: int, batch: int = 64) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+def encode(
+    jpegs: Iterator[bytes], side: int, batch: int = 64
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     """Features (N, 1280) and ImageNet logits (N, 1000) of JPEG pictures, enlarged to `side` pixels."""
     model, features, logits = mobilenet(), [], []
     for images in batches(jpegs, side, batch):

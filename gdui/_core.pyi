@@ -69,7 +69,6 @@ def sweep(
     sigma: npt.NDArray[np.float64],
     threads: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
-
 def unit_rows(
     block: npt.NDArray[np.float32] | npt.NDArray[np.float64], first: int, unit: npt.NDArray[np.float32]
 ) -> None: ...

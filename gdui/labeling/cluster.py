@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gdui import checks
 from gdui.labeling import neighbors
 
 __all__ = ["Assignment", "Centroids", "HeadFit", "Heads", "assign", "fit_centroids", "fit_heads", "pseudo_labels"]
@@ -37,6 +36,16 @@ class Centroids:
 
     centers: Matrix
     scale: float = 1.0
+
+    @classmethod
+    def of(cls, features: Matrix, cluster: npt.NDArray[np.integer], k: int) -> "Centroids":
+        """Around the mean feature of each cluster's images; an empty cluster stays at 0."""
+        order = np.argsort(cluster, kind="stable")
+        sums = np.zeros((k, features.shape[1]))
+        present, start = np.unique(cluster[order], return_index=True)
+        sums[present] = np.add.reduceat(features[order], start, axis=0, dtype=np.float64)
+        norm = np.linalg.norm(sums, axis=1, keepdims=True)
+        return cls(np.divide(sums, norm, out=np.zeros_like(sums), where=norm > 0).astype(np.float32))
 
     def __call__(self, features: Matrix) -> Tensor:
         """Logits [n, K] of unit features [n, d]."""

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from gdui import checks
 
-__all__ = ["adjacency", "cluster_votes", "diffuse", "modes", "one_hot"]
+__all__ = ["adjacency", "cluster_votes", "diffuse", "modes", "modularity", "one_hot"]
 
 Matrix = npt.NDArray[np.float32]
 
@@ -85,6 +85,15 @@ def cluster_votes(votes: npt.NDArray[np.integer], cluster: npt.NDArray[np.intege
     table = np.bincount(cluster.astype(np.int64) * classes + votes, minlength=k * classes).reshape(k, classes)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     return shares.astype(np.float32)[cluster]
+
+
+def modularity(cluster: npt.NDArray[np.integer], neighbors: npt.NDArray[np.integer]) -> float:
+    """By how much more of the neighbours [N, k] share an image's cluster than would by chance."""
+    k = int(cluster.max(initial=-1)) + 1
+    near = cluster[neighbors]
+    mine = np.bincount(cluster, minlength=k) / max(len(cluster), 1)
+    theirs = np.bincount(near.ravel(), minlength=k) / max(near.size, 1)
+    return float((near == cluster[:, None]).mean() - mine @ theirs)
 
 
 def _inverse(value: npt.NDArray[np.floating]) -> Matrix:

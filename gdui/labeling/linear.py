@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["Linear", "fit_linear", "held_out", "joined"]
+__all__ = ["Linear", "fit_linear", "held_out", "joined", "log_spread"]
 
 Matrix = npt.NDArray[np.float32]
 
@@ -29,9 +29,17 @@ class Linear:
 
 def joined(features: Matrix, opinion: Matrix, *, spread: float) -> Matrix:
     """One input of unit features [n, d] and the opinion's probabilities [n, C], whose centred logs are over `spread`."""
+    return np.concatenate([SPREAD * features, _logs(opinion) / max(spread, 1e-6)], axis=1, dtype=np.float32)
+
+
+def log_spread(opinion: Matrix) -> float:
+    """The standard deviation of the opinion's centred logs."""
+    return float(_logs(opinion).std(dtype=np.float64))
+
+
+def _logs(opinion: Matrix) -> Matrix:
     logs = np.log(np.maximum(opinion, 1e-6))
-    logs -= logs.mean(axis=1, keepdims=True)
-    return np.concatenate([SPREAD * features, logs / max(spread, 1e-6)], axis=1, dtype=np.float32)
+    return np.asarray(logs - logs.mean(axis=1, keepdims=True), np.float32)
 
 
 def fit_linear(inputs: Matrix, label: npt.NDArray[np.integer], classes: int, *, decay: float, rounds: int) -> Linear:
@@ -39,9 +47,7 @@ def fit_linear(inputs: Matrix, label: npt.NDArray[np.integer], classes: int, *, 
     x, y = torch.from_numpy(inputs), torch.from_numpy(label.astype(np.int64))
     weight = torch.zeros(inputs.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
-    descent = torch.optim.LBFGS(
-        [weight, bias], max_iter=rounds, history_size=HISTORY, line_search_fn="strong_wolfe"
-    )
+    descent = torch.optim.LBFGS([weight, bias], max_iter=rounds, history_size=HISTORY, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         descent.zero_grad()
