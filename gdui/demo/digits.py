@@ -15,7 +15,7 @@ from gdui.config import Config
 from gdui.demo.sheet import contact_sheet
 from gdui.evaluation.agreement import accuracy, mapped_accuracy
 from gdui.labeling.encoders import load_encoder
-from gdui.labeling.labeler import Labeler
+from gdui.labeling.labeler import Labeler, Progress
 from gdui.labeling.neighbors import kmeans, neighbors
 from gdui.labeling.opinions import class_embeddings, zero_shot
 from gdui.labels import Labels
@@ -58,15 +58,17 @@ class DemoResult:
 
 def images() -> npt.NDArray[np.uint8]:
     """The 1,797 handwritten digits [1797, 8, 8], white on black."""
-    return np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
+    greys: npt.NDArray[np.float64] = load_digits().images
+    return np.rint(greys * (255 / 16)).astype(np.uint8)
 
 
-def run(folder: str | os.PathLike[str], seed: int = 0) -> DemoResult:
+def run(folder: str | os.PathLike[str], seed: int = 0, *, progress: Progress | None = None) -> DemoResult:
     """Labels the digits, leaves a run folder with a contact sheet, and scores what came out.
 
     Args:
         folder: where labels.parquet, contact_sheet.png and the configuration go; an earlier run there is replaced.
         seed: of the clusterings.
+        progress: called with (stage, images done, images in all).
     """
     start = time.perf_counter()
     config = Config.named("default", seed=seed, **{"encode.encoder": "digits"})
@@ -76,7 +78,7 @@ def run(folder: str | os.PathLike[str], seed: int = 0) -> DemoResult:
         ids = [f"digit-{row:04d}" for row in range(len(pictures))]
         labelled = {
             preset: Labeler(NAMES, "digits", preset, seed=seed).fit_predict(
-                features=features, opinions=opinions, ids=ids
+                features=features, opinions=opinions, ids=ids, progress=progress
             )
             for preset in ("paper", "default")
         }

@@ -104,7 +104,7 @@ def _clip_transform(config: Mapping[str, Any]) -> Transform:
     return Transform(sides.pop(), resize, filter_, tuple(config["mean"]), tuple(config["std"]))
 
 
-def _load_clip(spec: str) -> tuple[nn.Module, Tokenizer]:
+def _load_clip(spec: str) -> tuple[Any, Tokenizer]:
     whole = spec.startswith(("hf-hub:", "local-dir:"))
     name, weights = (spec, None) if whole else _name_and_weights(spec)
     try:
