@@ -33,8 +33,8 @@ LAYERS: list[set[str]] = [
     {"gdui.labeling.inputs", "gdui.labeling.learned", "gdui.labeling.naming"},
     {"gdui.labeling.labeler", "gdui.labeling.distribute", "gdui.diffusion.checkpoints"},
     {"gdui.labeling.workflow"},
-    {"gdui.diffusion.train", "gdui.diffusion.sample", "gdui.evaluation", "gdui.demo"},
-    {"gdui.report"},
+    {"gdui.diffusion.train", "gdui.diffusion.sample", "gdui.evaluation"},
+    {"gdui.report", "gdui.demo"},
     {"gdui.cli"},
 ]
 
