@@ -56,8 +56,8 @@ class DemoResult:
         """The table of scores, and where to look further."""
         width = max(len(score.way) for score in self.scores)
         lines = [f"{score.way:<{width}}  {score.accuracy:6.1%}  {score.note}" for score in self.scores]
-        where = f"labelled {len(self.labels):,} images in {self.seconds:.0f} s: {self.folder / 'labels.parquet'}, {self.sheet}"
-        return "\n".join([*lines, where])
+        done = f"labelled {len(self.labels):,} images in {self.seconds:.0f} s"
+        return "\n".join([*lines, f"{done}: {self.folder / 'labels.parquet'}, {self.sheet}"])
 
 
 def images() -> npt.NDArray[np.uint8]:
