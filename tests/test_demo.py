@@ -193,9 +193,7 @@ def test_the_demo_labels_handwriting_without_a_label(tmp_path: Path, monkeypatch
 
         @property
         def target(self) -> npt.NDArray[np.int64]:
-            assert (tmp_path / "run" / "labels.parquet").exists(), (
-                "a true digit was read too early"
-            )
+            assert (tmp_path / "run" / "labels.parquet").exists(), "a true digit was read too early"
             return np.asarray(load_digits().target)
 
     monkeypatch.setattr(demo, "load_digits", Guarded)
