@@ -21,6 +21,7 @@ def columns(pairs: list[tuple[int, int]]) -> tuple[Ints, Ints]:
     return truth, predicted
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")
 @given(PAIRS)
 @settings(deadline=None)
 def test_scores_equal_scikit_learns(pairs: list[tuple[int, int]]) -> None:

@@ -9,6 +9,7 @@ import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -312,6 +313,22 @@ def test_misuse_exits_with_two(gdui: Cli) -> None:
         assert code == 2
         assert "usage: gdui" in err
     assert gdui("--version")[0] == 0
+
+
+def test_demo_prints_its_scores(gdui: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score, folder = SimpleNamespace(way="zero-shot", accuracy=0.75), tmp_path / "run"
+
+    class Result(SimpleNamespace):
+        def __str__(self) -> str:
+            return "the table"
+
+    result = Result(scores=[score], folder=folder, sheet=folder / "sheet.png", seconds=3.2)
+    monkeypatch.setattr("gdui.demo.run", lambda out: result if out == folder else None)
+    code, out, _ = gdui("demo", "--out", folder)
+    assert code == 0
+    assert out == f"the table\nlabelled in 3 seconds; labels are in {folder}, a picture of them is {folder}/sheet.png\n"
+    found = json.loads(gdui("demo", "--out", folder, "--json")[1])
+    assert found == {"scores": {"zero-shot": 0.75}, "run": str(folder), "sheet": f"{folder}/sheet.png"}
 
 
 def test_a_run_in_use_is_refused(gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path) -> None:

@@ -169,6 +169,21 @@ def test_damaged_metadata_is_refused(tmp_path: Path, changes: dict[str, Any]) ->
         Labels.from_parquet(rewritten(tmp_path, **changes))
 
 
+def test_metadata_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({b"gdui": b"\xff{"}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a Parquet file of gdui, but not of labels"):
+        Labels.from_parquet(tmp_path / "a.parquet")
+
+
+def test_labels_that_contradict_themselves_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.parquet"
+    make().to_parquet(path)
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(2, "label_index", pa.array([0, 1, 99, -1], pa.int32())), path)
+    with pytest.raises(ValueError, match="label and label_index say different things"):
+        Labels.from_parquet(path)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match=r"other\.parquet is a Parquet file, but not of labels"):

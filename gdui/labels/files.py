@@ -50,14 +50,16 @@ def read_parquet(path: Path, columns: pa.Schema, rules: list[str]) -> tuple[pa.T
                 raise ValueError(f"{path} is damaged: it has no column {missing[0]!r}")
             table = file.read(columns=columns.names).select(columns.names)
             classes, facts = list(about["classes"]), Facts.from_json(json.dumps(about["facts"]))
-            rows = [
-                _column(table[name], columns.field(name), rules if name == "rule" else classes)
+            rows = {
+                name: _column(table[name], columns.field(name), rules if name == "rule" else classes)
                 for name in columns.names
-            ]
+            }
     except (pa.ArrowException, OSError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{path} can't be read as labels: {' '.join(str(error).split())}") from None
+    if not rows["label"].indices.fill_null(-1).equals(rows["label_index"]):
+        raise ValueError(f"{path} is damaged: label and label_index say different things")
     return pa.table(rows, schema=columns), classes, facts
 
 
@@ -72,7 +74,10 @@ def write_csv(table: pa.Table, path: Path) -> None:
 def _metadata(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
     if KEY not in metadata:
         raise ValueError(f"{path} is a Parquet file, but not of labels: gdui did not write it")
-    about = json.loads(metadata[KEY])
+    try:
+        about = json.loads(metadata[KEY])
+    except ValueError:
+        about = None
     if not isinstance(about, dict) or not isinstance(about.get("schema"), int):
         raise ValueError(f"{path} is a Parquet file of gdui, but not of labels")
     if about["schema"] > SCHEMA_VERSION:
