@@ -186,10 +186,13 @@ def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
     ctx.save_for_backward(*tensors)
 
 
-def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-    run: Callable[..., Tensor] = denoising_loss_backward_op if torch.compiler.is_compiling() else compute_gradient
-    options = (ctx.kind, ctx.target, ctx.weighting, ctx.backend)
-    return run(dloss, *ctx.saved_tensors, *options), *[None] * 9
+def backward_by(run: Callable[..., Tensor]) -> Callable[[Any, Tensor], tuple[Tensor | None, ...]]:
+    """The backward pass, with `run` to compute the prediction's gradient."""
+
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        return run(dloss, *ctx.saved_tensors, ctx.kind, ctx.target, ctx.weighting, ctx.backend), *[None] * 9
+
+    return backward
 
 
 class DenoisingLoss(torch.autograd.Function):
@@ -201,12 +204,12 @@ class DenoisingLoss(torch.autograd.Function):
         save_for_backward(ctx, inputs, output)
         return output
 
-    backward = staticmethod(backward)
+    backward = staticmethod(backward_by(compute_gradient))
 
 
 denoising_loss_op = torch.library.custom_op("gdui::denoising_loss", compute, mutates_args=())
 denoising_loss_backward_op = torch.library.custom_op("gdui::denoising_loss_backward", compute_gradient, mutates_args=())
-denoising_loss_op.register_autograd(backward, setup_context=save_for_backward)
+denoising_loss_op.register_autograd(backward_by(denoising_loss_backward_op), setup_context=save_for_backward)
 
 
 @denoising_loss_op.register_fake
