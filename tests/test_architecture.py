@@ -11,7 +11,14 @@ STAGES = ("select", "encoders", "features", "represent", "cluster", "joint", "ma
 # Lowest first. A module may import its own layer's leaves and everything below, never sideways among stages.
 LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.config", "gdui.checks"},
-    {"gdui.ops", "gdui.labels", "gdui.runs", "gdui.labeling.neighbors", "gdui.labeling.images"},
+    {
+        "gdui.ops",
+        "gdui.labels",
+        "gdui.runs",
+        "gdui.labeling.neighbors",
+        "gdui.labeling.images",
+        "gdui.labeling.refine_cuda",
+    },
     {f"gdui.labeling.{stage}" for stage in STAGES} | {"gdui.diffusion.schedule"},
     {"gdui.diffusion.layers"},
     {"gdui.diffusion.unet"},
