@@ -24,7 +24,7 @@ STAGES = (
 # Lowest first. A module may import its own layer's leaves and everything below, never sideways among stages.
 LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.checks", "gdui.toml"},
-    {"gdui.config", "gdui.runs", "gdui.labeling.exact"},
+    {"gdui.config", "gdui.runs", "gdui.labeling.exact", "gdui.labeling.refine_cuda"},
     {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.labeling.images"},
     {f"gdui.labeling.{stage}" for stage in STAGES} | {"gdui.diffusion.schedule"},
     {"gdui.diffusion.layers"},
