@@ -15,6 +15,7 @@ namespace gdui {
 namespace {
 
 constexpr std::int64_t kTile = 32 * kGroup; // queries that walk through the columns together
+constexpr int kAhead = 3;                   // rows to fetch ahead of the one that is compared
 constexpr float kNever = std::numeric_limits<float>::infinity();
 
 struct Search {
@@ -55,26 +56,31 @@ std::vector<std::int32_t> by_pivot(const float *rows, std::int64_t n, std::int64
   return order;
 }
 
-// A query's columns that may still be among its nearest. A hit's number is a column and its similarity an upper bound.
+// A column that may be among a query's nearest, and what its similarity lies between.
+struct Candidate {
+  std::int32_t column;
+  float upper, lower;
+};
+
 struct Candidates {
-  std::vector<Hit> hits;
+  std::vector<Candidate> all;
   std::size_t limit = 0; // how many to gather before the hopeless are dropped
 };
 
 // Raises the threshold to the k-th best lower bound, and drops what can't reach it.
-void drop_hopeless(const Search &search, const Row &row, Candidates &candidates, float &threshold,
-                   std::vector<float> &scratch) {
-  auto &hits = candidates.hits;
-  if (static_cast<std::int64_t>(hits.size()) > search.k) {
-    scratch.clear();
-    for (const Hit &hit : hits)
-      scratch.push_back(hit.similarity - 2 * doubt(row, search.columns.panels[hit.index / kPanel], hit.index % kPanel));
-    std::nth_element(scratch.begin(), scratch.begin() + (search.k - 1), scratch.end(), std::greater<float>());
-    threshold = std::max(threshold, scratch[search.k - 1]);
-    hits.erase(std::remove_if(hits.begin(), hits.end(), [&](const Hit &hit) { return hit.similarity < threshold; }),
-               hits.end());
+void drop_hopeless(std::int64_t k, Candidates &candidates, float &threshold, std::vector<float> &scratch) {
+  auto &all = candidates.all;
+  scratch.clear();
+  for (const Candidate &candidate : all)
+    if (candidate.lower >= threshold)
+      scratch.push_back(candidate.lower);
+  if (static_cast<std::int64_t>(scratch.size()) > k) {
+    std::nth_element(scratch.begin(), scratch.begin() + (k - 1), scratch.end(), std::greater<float>());
+    threshold = scratch[k - 1];
+    const auto hopeless = [threshold](const Candidate &candidate) { return candidate.upper < threshold; };
+    all.erase(std::remove_if(all.begin(), all.end(), hopeless), all.end());
   }
-  candidates.limit = 2 * std::max(hits.size(), static_cast<std::size_t>(2 * search.k));
+  candidates.limit = 2 * std::max(all.size(), static_cast<std::size_t>(2 * k));
 }
 
 void prefetch(const float *row, std::int64_t width) {
@@ -83,28 +89,29 @@ void prefetch(const float *row, std::int64_t width) {
 }
 
 // Compares the candidates exactly: first the k that look best, then those that can reach the worst of these.
-void settle(const Search &search, std::int64_t query, std::vector<Hit> &hits, std::int32_t *indices,
+void settle(const Search &search, std::int64_t query, std::vector<Candidate> &candidates, std::int32_t *indices,
             float *similarities) {
   const float *from = search.queries + query * search.width;
   const std::vector<double> wide(from, from + search.width);
-  const auto exact = [&](auto begin, auto end) {
-    for (auto hit = begin; hit != end; ++hit) {
-      if (hit + 1 != end)
-        prefetch(search.rows + search.order[hit[1].index] * search.width, search.width);
-      hit->index = search.order[hit->index];
-      hit->similarity = search.similarity(wide.data(), search.rows + hit->index * search.width, search.width);
+  const auto row = [&](const Candidate &candidate) {
+    return search.rows + search.order[candidate.column] * search.width;
+  };
+  std::vector<Hit> hits;
+  const auto compare = [&](auto begin, auto end) {
+    for (auto candidate = begin; candidate != end; ++candidate) {
+      if (end - candidate > kAhead)
+        prefetch(row(candidate[kAhead]), search.width);
+      hits.push_back({search.order[candidate->column], search.similarity(wide.data(), row(*candidate), search.width)});
     }
   };
-  const auto kth = hits.begin() + search.k;
-  std::nth_element(hits.begin(), kth - 1, hits.end(), nearer);
-  exact(hits.begin(), kth);
-  const float threshold = std::min_element(hits.begin(), kth, [](const Hit &a, const Hit &b) {
-                            return a.similarity < b.similarity;
-                          })->similarity;
-  const auto end = std::remove_if(kth, hits.end(), [&](const Hit &hit) { return hit.similarity < threshold; });
-  exact(kth, end);
-  std::nth_element(hits.begin(), kth - 1, end, nearer);
-  std::sort(hits.begin(), kth, nearer);
+  const auto kth = candidates.begin() + search.k;
+  std::nth_element(candidates.begin(), kth - 1, candidates.end(),
+                   [](const Candidate &a, const Candidate &b) { return a.upper > b.upper; });
+  compare(candidates.begin(), kth);
+  const float threshold = std::max_element(hits.begin(), hits.end(), nearer)->similarity;
+  compare(kth, std::remove_if(kth, candidates.end(), [threshold](const Candidate &c) { return c.upper < threshold; }));
+  std::nth_element(hits.begin(), hits.begin() + (search.k - 1), hits.end(), nearer);
+  std::sort(hits.begin(), hits.begin() + search.k, nearer);
   write(hits.data(), search.k, indices + query * search.k, similarities + query * search.k);
 }
 
@@ -130,8 +137,8 @@ public:
       for (std::int64_t group = 0; group < end_ - begin_; group += kGroup)
         gather(group, (start + p) % panels);
     for (std::int64_t i = 0; i < end_ - begin_; ++i) {
-      drop_hopeless(search_, rows_[i], candidates_[i], thresholds_[i], scratch_);
-      settle(search_, search_.query_order[begin_ + i], candidates_[i].hits, indices, similarities);
+      drop_hopeless(search_.k, candidates_[i], thresholds_[i], scratch_);
+      settle(search_, search_.query_order[begin_ + i], candidates_[i].all, indices, similarities);
     }
   }
 
@@ -145,11 +152,14 @@ private:
       Candidates &candidates = candidates_[group + r];
       for (std::uint64_t left = bounds_.reaches[r]; left != 0; left &= left - 1) {
         const std::int64_t column = __builtin_ctzll(left), place = panel * kPanel + column;
-        if (!search_.leave_self_out || place != begin_ + group + r)
-          candidates.hits.push_back({static_cast<std::int32_t>(place), bounds_.upper[r][column]});
+        if (search_.leave_self_out && place == begin_ + group + r)
+          continue;
+        const float upper = bounds_.upper[r][column];
+        const float lower = upper - 2 * doubt(rows_[group + r], columns.panels[panel], column);
+        candidates.all.push_back({static_cast<std::int32_t>(place), upper, lower});
       }
-      if (candidates.hits.size() > candidates.limit)
-        drop_hopeless(search_, rows_[group + r], candidates, thresholds_[group + r], scratch_);
+      if (candidates.all.size() > candidates.limit)
+        drop_hopeless(search_.k, candidates, thresholds_[group + r], scratch_);
     }
   }
 

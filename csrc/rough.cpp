@@ -124,7 +124,7 @@ GDUI_AVX2 void float_bounds_avx2(const void *values, const Row *rows, const floa
   float_bounds<Eight>(values, rows, thresholds, panel_values, panel, width, out);
 }
 
-Row encode_bytes(const double *centred, std::int64_t width, void *values) {
+GDUI_AVX512 Row encode_bytes(const double *centred, std::int64_t width, void *values) {
   std::int8_t *out = static_cast<std::int8_t *>(values);
   double largest = 0;
   for (std::int64_t t = 0; t < width; ++t)

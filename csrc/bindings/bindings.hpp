@@ -5,6 +5,8 @@
 
 namespace bindings {
 
+void bind_diffusion(pybind11::module_ &m);
+void bind_losses(pybind11::module_ &m);
 void bind_matching(pybind11::module_ &m);
 void bind_neighbors(pybind11::module_ &m);
 

@@ -24,8 +24,8 @@ from gdui.runs import Run
 __all__ = ["NAMES", "DemoResult", "Score", "images", "run"]
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# The embedding keeps little but the name; this layer still tells shapes apart: of two neighbours 98% are of one digit,
-# against 94% for the embedding. It was chosen with the true digits in view.
+# The embedding keeps little but the name; this layer still tells shapes apart: 99% of nearest neighbours are the same
+# digit, against 95% for the embedding. It was chosen with the true digits in view.
 FEATURES = "layer3"
 SHEET = "contact_sheet.png"
 
@@ -53,9 +53,11 @@ class DemoResult:
         return self.folder / SHEET
 
     def __str__(self) -> str:
-        """The table of scores."""
+        """The table of scores, and where to look further."""
         width = max(len(score.way) for score in self.scores)
-        return "\n".join(f"{score.way:<{width}}  {score.accuracy:6.1%}  {score.note}" for score in self.scores)
+        lines = [f"{score.way:<{width}}  {score.accuracy:6.1%}  {score.note}" for score in self.scores]
+        done = f"labelled {len(self.labels):,} images in {self.seconds:.0f} s"
+        return "\n".join([*lines, f"{done}: {self.folder / 'labels.parquet'}, {self.sheet}"])
 
 
 def images() -> npt.NDArray[np.uint8]:

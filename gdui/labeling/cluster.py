@@ -76,12 +76,12 @@ class Heads:
     @property
     def k(self) -> int:
         """The number of clusters."""
-        return self.out.shape[1]
+        return int(self.out.shape[1])
 
 
 @dataclass(frozen=True)
 class HeadFit:
-    """The head that was kept, the loss that each had in the last epoch [H], and how many empty clusters were revived."""
+    """The head that was kept, the loss of each in the last epoch [H], and how many empty clusters it had revived."""
 
     model: Heads
     losses: npt.NDArray[np.float64]
@@ -91,7 +91,8 @@ class HeadFit:
 
 def assign(model: Centroids | Heads, features: Matrix) -> Assignment:
     """Where each of the unit features [N, d] belongs, ties to the lower cluster."""
-    out = Assignment(*(np.empty(len(features), kind) for kind in (np.int32, np.float32, np.float32)))
+    n = len(features)
+    out = Assignment(np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32))
     step = max(1, BLOCK_CELLS // model.k)
     for at in range(0, len(features), step):
         logits = model(features[at : at + step])
@@ -130,9 +131,9 @@ def fit_heads(
 ) -> HeadFit:
     """Trains `heads` clustering heads on unit features [N, d], all in one stack, and keeps the one of lowest loss.
 
-    Each batch of B images gets pseudo-labels from the head itself (see `pseudo_labels`); then Adam lowers the cross-entropy
-    of the doubly soft-maxed scores. After an epoch a cluster that no image fell into takes over a copy of the largest
-    one's output, slightly shaken, so that the two can part. No label takes part in any of it.
+    Each batch of B images gets pseudo-labels from the head itself (see `pseudo_labels`); then Adam lowers the
+    cross-entropy of the doubly soft-maxed scores. After an epoch a cluster that no image fell into takes over a copy
+    of the largest one's output, slightly shaken, so that the two can part. No label takes part in any of it.
     """
     if not 1 <= k <= len(features):
         raise ValueError(f"k must be between 1 and the {len(features)} rows of features, not {k}")
@@ -206,7 +207,7 @@ def _maximise(
     label = torch.arange(k).repeat_interleave(size)
     image = members.reshape(heads, -1)
     losses = []
-    for part in torch.randperm(k * size, generator=random).split(step):
+    for part in torch.split(torch.randperm(k * size, generator=random), step):
         target = label[part].expand(heads, -1)
         probability = _forward(weights, x[image[:, part]]).softmax(dim=2)
         wrong = probability.logsumexp(dim=2) - probability.gather(2, target[:, :, None]).squeeze(2)

@@ -1,8 +1,8 @@
 """From diffused votes to one class an image: how large the classes are, and every class brought to its size.
 
-A biased opinion gives some classes too many votes everywhere. So a class's votes are scaled until it gets its share of the
-images. What the shares are is not known: equal ones stand unless unequal ones explain the two witnesses, the opinion
-and the neighbours, clearly better. N is the number of images, k of neighbours, C of classes.
+A biased opinion gives some classes too many votes everywhere. So a class's votes are scaled until it gets its share of
+the images. What the shares are is not known: equal ones stand unless unequal ones explain the two witnesses, the
+opinion and the neighbours, clearly better. N is the number of images, k of neighbours, C of classes.
 """
 
 from dataclasses import dataclass

@@ -84,7 +84,7 @@ def cluster_votes(votes: npt.NDArray[np.integer], cluster: npt.NDArray[np.intege
     k = int(cluster.max(initial=-1)) + 1
     table = np.bincount(cluster.astype(np.int64) * classes + votes, minlength=k * classes).reshape(k, classes)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    return shares.astype(np.float32)[cluster]
+    return np.asarray(shares.astype(np.float32)[cluster])
 
 
 def modularity(cluster: npt.NDArray[np.integer], neighbors: npt.NDArray[np.integer]) -> float:

@@ -1,4 +1,4 @@
-"""What a labeler is handed: features of every image, and the opinion of each, read in blocks so that neither is copied."""
+"""What a labeler is handed: features of every image and the opinion of each, read in blocks, never copied whole."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class Texts:
     vectors: Matrix
     scale: float
 
-    def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:
+    def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:  # noqa: ARG002 - as Scores
         """Probabilities [n, C]."""
         norm = np.linalg.norm(features, axis=1, keepdims=True)
-        return zero_shot(features / np.maximum(norm, 1e-12), self.vectors, self.scale)
+        return np.asarray(zero_shot(features / np.maximum(norm, 1e-12), self.vectors, self.scale), np.float32)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Scores:
         """Probabilities [n, C]."""
         chosen = self.given[rows].astype(np.float32)
         if self.are_probabilities:
-            return chosen
+            return np.asarray(chosen, np.float32)
         powers = np.exp(chosen - chosen.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 

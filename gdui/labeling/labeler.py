@@ -1,4 +1,4 @@
-"""Labeler: images and class names in, a label with its reason out. The order of the stages stands here, and only here."""
+"""Labeler: images and class names in, a label with its reason out. The order of the stages stands only here."""
 
 import logging
 import tempfile
@@ -191,22 +191,21 @@ class Labeler:
             with clock.stage("linear"):
                 learned, decided = self._smooth(learned, refined, settled.field, unit, opinion, votes, near[:, 0])
         matched = named.names[found.cluster]
-        self._learned, self._facts = (
-            learned,
-            Facts(
-                encoder=_name(self.encoder),
-                configuration=config.to_dict(),
-                clusters=naming.cluster_facts(named, judged, config.refine),
-                accuracy=_estimate(decided.label, votes, near[:, 0]),
-                accuracy_how="the geometric mean of how often labels agree with the opinion and with the nearest neighbour's",
-                changed={
-                    "match": _differ(opinion.argmax(axis=1), matched),
-                    "refine": _differ(matched, refined.label),
-                    "graph": _differ(refined.label, decided.label),
-                },
-            ),
+        self._facts = Facts(
+            encoder=_name(self.encoder),
+            configuration=config.to_dict(),
+            clusters=naming.cluster_facts(named, judged, config.refine),
+            accuracy=_estimate(decided.label, votes, near[:, 0]),
+            accuracy_how="the geometric mean of the agreement with the opinion and among nearest neighbours",
+            changed={
+                "match": _differ(opinion.argmax(axis=1), matched),
+                "refine": _differ(matched, refined.label),
+                "graph": _differ(refined.label, decided.label),
+            },
         )
-        return _Outcome(rows, found, decided, _consistency(near, found.cluster, config.neighbors.consistency))
+        surety = opinion.max(axis=1)[near[:, : config.graph.neighbors]].mean(axis=1)
+        self._learned = replace(learned, surety=naming.cluster_means(surety, found.cluster, model.k))
+        return _Outcome(rows, found, decided, surety, _consistency(near, found.cluster, config.neighbors.consistency))
 
     def _modes(self, near: Indices, similarity: Matrix) -> Matrix:
         """The graph's slow modes, where a later step asks for them [N, modes]."""
@@ -260,15 +259,13 @@ class Labeler:
         return assign(groups, modes).cluster
 
     def _settle(self, votes: Indices, modes: Matrix, near: Indices, similarity: Matrix) -> consensus.Consensus:
-        """Votes averaged over clusters of several sizes, diffused over the graph, and every class brought to its size."""
+        """Votes averaged over clusters of several sizes, diffused over the graph, every class brought to its size."""
         settings, classes = self.config.graph, len(self.classes)
-        field = np.zeros((len(votes), classes), np.float32)
+        pooled = np.zeros((len(votes), classes), np.float32)
         for scale in settings.scales:
             groups = self._grouped(modes, int(np.clip(round(scale * classes), 1, len(modes))))
-            field += graph.cluster_votes(votes, groups, classes)
-        field = graph.diffuse(
-            self._web(near, similarity), field / len(settings.scales), steps=settings.steps, keep=settings.keep
-        )
+            pooled += graph.cluster_votes(votes, groups, classes) / np.float32(len(settings.scales))
+        field = graph.diffuse(self._web(near, similarity), pooled, steps=settings.steps, keep=settings.keep)
         return consensus.settle(field, votes, near[:, : settings.neighbors], gain=settings.gain)
 
     def _smooth(
@@ -281,7 +278,7 @@ class Labeler:
         votes: Indices,
         nearest: Indices,
     ) -> tuple[Learned, Decision]:
-        """A linear model learns the field's labels; where it never saw an image's own, its odds count beside the field's."""
+        """A linear model learns the field's labels; its odds for images it has not seen count beside the field's."""
         settings, classes = self.config.linear, len(self.classes)
         spread = linear.log_spread(opinion)
         inputs = linear.joined(unit, opinion, spread=spread)
@@ -310,13 +307,15 @@ class Labeler:
             with clock.stage("predict"):
                 for where, features, opinion in images.blocks():
                     unit = learned.unit(features)
-                    table.put(where, *learned.decide(unit, opinion), opinion)
+                    found, decided = learned.decide(unit, opinion)
+                    table.put(where, found, decided, opinion)
+                    table.surety[where] = (learned.surety[found.cluster] + opinion.max(axis=1)) / 2
                     clock.report("predict", where.stop)
         if outcome is not None:
             table.put(outcome.rows, outcome.found, outcome.decided, images.rows(outcome.rows)[1])
-            table.consistency[outcome.rows] = outcome.consistency
+            table.consistency[outcome.rows], table.surety[outcome.rows] = outcome.consistency, outcome.surety
         if self.config.reject is not None:
-            unsure = table.confidence < self.config.reject
+            unsure = table.surety < self.config.reject
             table.label[unsure], table.rule[unsure] = -1, RULE["rejected"]
         return Labels.from_arrays(
             images.ids,
@@ -342,6 +341,7 @@ class _Outcome:
     rows: npt.NDArray[np.int64]
     found: Assignment
     decided: Decision
+    surety: Matrix
     consistency: Matrix
 
 
@@ -355,6 +355,7 @@ class _Table:
     cluster: npt.NDArray[np.int32]
     cluster_confidence: Matrix
     consistency: Matrix
+    surety: Matrix
     first: npt.NDArray[np.int32]
     first_confidence: Matrix
     second: npt.NDArray[np.int32]
@@ -362,7 +363,7 @@ class _Table:
     @classmethod
     def blank(cls, n: int) -> Self:
         whole, real = np.int32, np.float32
-        kinds: list[Any] = [whole, real, np.uint8, whole, real, real, whole, real, whole]
+        kinds: list[Any] = [whole, real, np.uint8, whole, real, real, real, whole, real, whole]
         return cls(*(np.full(n, np.nan if kind is real else 0, kind) for kind in kinds))
 
     def put(self, where: Any, found: Assignment, decided: Decision, opinion: Matrix) -> None:

@@ -39,6 +39,7 @@ class Learned:
     clusters: says which cluster an image falls into.
     names: the class of each cluster, -1 for none [K].
     floor: below this probability an image of the cluster takes the opinion's label; infinite for unvoted clusters [K].
+    surety: how sure the opinion of a cluster's images and their neighbours is, on average [K].
     linear: the linear model that learned the graph's outcome; without it clusters and opinion decide.
     spread, sharpness: of the opinion's logs when it was learned, and what its log-odds are multiplied by.
     """
@@ -47,6 +48,7 @@ class Learned:
     clusters: Centroids | Heads
     names: npt.NDArray[np.int64]
     floor: Matrix
+    surety: Matrix
     linear: Linear | None = None
     spread: float = 1.0
     sharpness: float = 1.0
@@ -57,13 +59,15 @@ class Learned:
         d = features.shape[1]
         center = features.mean(axis=0, dtype=np.float64) if centred else np.zeros(d)
         nothing = np.empty(0, np.float32)
-        return cls(center.astype(np.float32), Centroids(np.empty((0, d), np.float32)), np.empty(0, np.int64), nothing)
+        return cls(
+            center.astype(np.float32), Centroids(np.empty((0, d), np.float32)), np.empty(0, np.int64), nothing, nothing
+        )
 
     def unit(self, features: npt.NDArray[np.floating]) -> Matrix:
         """The features [n, d] centred and at length 1."""
         rows = features.astype(np.float32) - self.center
         norm = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0)
+        return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0), np.float32)
 
     def refined(self, found: Assignment, opinion: Matrix) -> Decision:
         """What the clusters' names and the opinion [n, C] make of the images."""
@@ -87,7 +91,7 @@ class Learned:
         """Writes learned.safetensors, then labeler.json with `about`: numbers and plain text, nothing that can run."""
         folder.mkdir(parents=True, exist_ok=True)
         kind = next(name for name, kind in KINDS.items() if isinstance(self.clusters, kind))
-        arrays = {"center": self.center, "names": self.names, "floor": self.floor}
+        arrays = {"center": self.center, "names": self.names, "floor": self.floor, "surety": self.surety}
         arrays |= {f"clusters.{name}": value for name, value in _arrays(self.clusters).items()}
         arrays |= {f"linear.{name}": value for name, value in _arrays(self.linear).items()}
         numbers = {"kind": kind, "spread": self.spread, "sharpness": self.sharpness}
@@ -110,7 +114,7 @@ class Learned:
             arrays, numbers = load_file(folder / "learned.safetensors"), about.pop("learned")
             clusters = KINDS[numbers["kind"]](**_part(arrays, "clusters."))
             linear = Linear(**_part(arrays, "linear.")) if "linear.weight" in arrays else None
-            plain = {name: arrays[name] for name in ("center", "names", "floor")}
+            plain = {name: arrays[name] for name in ("center", "names", "floor", "surety")}
         except FileNotFoundError as error:
             raise ValueError(f"{folder} holds no labeler: there is no {error.filename}") from None
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:

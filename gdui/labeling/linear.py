@@ -28,7 +28,7 @@ class Linear:
 
 
 def joined(features: Matrix, opinion: Matrix, *, spread: float) -> Matrix:
-    """One input of unit features [n, d] and the opinion's probabilities [n, C], whose centred logs are over `spread`."""
+    """One input of unit features [n, d] and the opinion [n, C], whose centred logs are divided by `spread`."""
     return np.concatenate([SPREAD * features, _logs(opinion) / max(spread, 1e-6)], axis=1, dtype=np.float32)
 
 

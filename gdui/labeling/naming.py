@@ -17,7 +17,7 @@ from gdui.labeling.refine import Branch, Refinement, refine
 from gdui.labeling.select import Selection, most_confident, priority_table, quota
 from gdui.labels import ClusterFacts
 
-__all__ = ["Naming", "cluster_facts", "floors", "name_clusters", "refined_by"]
+__all__ = ["Naming", "cluster_facts", "cluster_means", "floors", "name_clusters", "refined_by"]
 
 Matrix = npt.NDArray[np.float32]
 
@@ -75,6 +75,12 @@ def floors(judged: Refinement, sigma: float) -> Matrix:
     floor = np.where(doubtful, sigma, 0.0)
     floor[judged.branch == Branch.NO_VOTE] = np.inf
     return floor.astype(np.float32)
+
+
+def cluster_means(value: Matrix, cluster: npt.NDArray[np.integer], k: int) -> Matrix:
+    """The mean of a value [N] over each cluster's images, 0 where there are none [K]."""
+    sums = np.bincount(cluster, value.astype(np.float64), minlength=k)
+    return (sums / np.maximum(np.bincount(cluster, minlength=k), 1)).astype(np.float32)
 
 
 def cluster_facts(naming: Naming, judged: Refinement, settings: RefineConfig) -> list[ClusterFacts]:

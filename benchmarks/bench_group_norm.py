@@ -1,0 +1,87 @@
+"""GroupNorm, scale and shift, SiLU, forward and backward, as a UNet meets them: channels_last, in two types."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.harness import Bench
+from gdui import ops
+
+SIZES = [(32, 128, 32), (32, 256, 16), (32, 256, 8), (8, 128, 64)]
+QUICK = [(8, 128, 16)]
+GROUPS = 32
+
+
+def parts(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    out = F.group_norm(x, GROUPS, weight, bias)
+    return F.silu(out * (1 + scale[:, :, None, None]) + shift[:, :, None, None])
+
+
+def fused(x: Tensor, *values: Tensor) -> Tensor:
+    return ops.group_norm_silu(x, GROUPS, *values)
+
+
+def trained(function: Callable[..., Tensor], upstream: Tensor, *values: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    def way() -> tuple[Tensor, ...]:
+        out = function(*values)
+        return out.detach(), *torch.autograd.grad(out, values, upstream)
+
+    return way
+
+
+def sampled(function: Callable[..., Tensor], *values: Tensor) -> Callable[[], Tensor]:
+    @torch.no_grad()
+    def way() -> Tensor:
+        return function(*values)
+
+    return way
+
+
+def agree(results: Mapping[str, Any]) -> None:
+    plain, ours = results["eager"], results["gdui"]
+    for one, other in zip(ours, plain, strict=True) if isinstance(ours, tuple) else [(ours, plain)]:
+        exact = one.dtype == torch.float32
+        scale = float(other.float().abs().max())
+        torch.testing.assert_close(one, other, rtol=1e-3 if exact else 0.05, atol=(1e-5 if exact else 0.02) * scale)
+
+
+def copies(count: int, x: Tensor) -> Callable[[], Tensor]:
+    """Reads and writes an image of x's size `count` times."""
+    out = torch.empty_like(x)
+
+    def way() -> Tensor:
+        for _ in range(count):
+            out.copy_(x)
+        return out
+
+    return way
+
+
+def run(bench: Bench) -> None:
+    torch.manual_seed(0)
+    for batch, channels, side in QUICK if bench.quick else SIZES:
+        for dtype in (torch.float32, torch.bfloat16):
+            shapes = [(batch, channels, side, side), (channels,), (channels,), (batch, channels), (batch, channels)]
+            drawn = [torch.randn(shape, device=bench.device).to(dtype) for shape in shapes]
+            drawn[0] = drawn[0].contiguous(memory_format=torch.channels_last)
+            upstream, compiled = torch.randn_like(drawn[0]), torch.compile(parts, dynamic=False)
+            values = [value.requires_grad_() for value in drawn]
+            size = f"{batch} x {channels} x {side} x {side} {str(dtype).removeprefix('torch.')}"
+            for mode, passes in (("sampling", 1), ("training", 2.5)):
+                ways = {"eager": parts, "compiled": compiled, "gdui": fused}
+                timed = {
+                    name: sampled(way, *values) if mode == "sampling" else trained(way, upstream, *values)
+                    for name, way in ways.items()
+                }
+                bench.compare(
+                    f"{size}, {mode}",
+                    {**timed, "copies": copies(round(passes), drawn[0].detach())},
+                    agree=agree,
+                    peers=("eager", "compiled"),
+                    limits=("copies",),
+                    work=passes * 2 * drawn[0].nbytes,
+                    unit="B/s",
+                )

@@ -1,0 +1,125 @@
+"""What the diffusion ops ask of their arguments, and the one shape their kernels see: [images, channels, positions]."""
+
+from typing import Any, Protocol, overload
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Tabulated",
+    "array",
+    "check_images",
+    "check_noise",
+    "check_prediction",
+    "check_steps",
+    "dense_like",
+    "halves",
+    "planes",
+    "same_shape",
+    "table_of",
+    "threads",
+]
+
+
+class Tabulated(Protocol):
+    """A schedule, as the ops see it."""
+
+    def table(self, device: torch.device, dtype: torch.dtype = ...) -> Tensor: ...
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """Raises unless `images` are floating-point [B, C, ...]."""
+    if not images.is_floating_point():
+        raise TypeError(f"{name} must be floating-point, not {images.dtype}")
+    if images.ndim < 2:
+        raise ValueError(f"{name} must be [B, C, ...], but its shape is {tuple(images.shape)}")
+
+
+def same_shape(name: str, value: Tensor, like: Tensor, owner: str) -> None:
+    """Raises unless `value` is floating-point, and of the shape and on the device of `like`."""
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be floating-point, not {value.dtype}")
+    if value.shape != like.shape:
+        raise ValueError(f"{name} must have {owner}'s shape {tuple(like.shape)}, not {tuple(value.shape)}")
+    same_device(name, value, like, owner)
+
+
+def check_steps(name: str, t: Tensor, images: Tensor, owner: str) -> None:
+    """Raises unless `t` is one int64 an image, on the images' device."""
+    if t.dtype != torch.int64:
+        raise TypeError(f"{name} must be int64, not {t.dtype}")
+    if t.shape != images.shape[:1]:
+        raise ValueError(f"{name} must have one entry for each image of {owner}, {len(images)}, not {tuple(t.shape)}")
+    same_device(name, t, images, owner)
+
+
+def check_noise(noise: Tensor | None, seed: Tensor | None, images: Tensor, owner: str) -> None:
+    """Raises unless either the noise or one int64 seed an image is given."""
+    if (noise is None) == (seed is None):
+        raise ValueError(f"give either noise or seed, not {'neither' if noise is None else 'both'}")
+    if noise is not None:
+        same_shape("noise", noise, images, owner)
+    if seed is not None:
+        check_steps("seed", seed, images, owner)
+
+
+def same_device(name: str, value: Tensor, like: Tensor, owner: str) -> None:
+    if value.device != like.device:
+        raise ValueError(f"{name} must be on {owner}'s device {like.device}, not on {value.device}")
+
+
+def table_of(schedule: Tabulated, images: Tensor) -> Tensor:
+    """The schedule's coefficients where the images are, in float64 for float64 images and float32 for all others."""
+    return schedule.table(images.device, torch.float64 if images.dtype == torch.float64 else torch.float32)
+
+
+@overload
+def planes(images: Tensor) -> Tensor: ...
+@overload
+def planes(images: None) -> None: ...
+def planes(images: Tensor | None) -> Tensor | None:
+    """`images` [B, C, ...] as [B, C, P]: a view where the strides allow it."""
+    if images is None:
+        return None
+    return images.flatten(2) if images.ndim > 2 else images.unsqueeze(2)
+
+
+def halves(prediction: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """What is predicted and, where there are twice the channels, the values of its variance; [B, C, P] each."""
+    whole = planes(prediction)
+    return whole[:, :channels], whole[:, channels:] if whole.shape[1] > channels else None
+
+
+def check_prediction(name: str, prediction: Tensor, images: Tensor, owner: str, *, learned: bool | None) -> None:
+    """Raises unless `prediction` has the channels of `images`, or twice as many where `learned`; with None either."""
+    if not prediction.is_floating_point():
+        raise TypeError(f"{name} must be floating-point, not {prediction.dtype}")
+    batch, channels, *rest = images.shape
+    allowed = [channels * factor for factor in ({True: [2], False: [1], None: [1, 2]}[learned])]
+    if prediction.ndim != images.ndim or list(prediction.shape) not in [[batch, n, *rest] for n in allowed]:
+        shapes = " or ".join(str((batch, n, *rest)) for n in allowed)
+        raise ValueError(f"{name} must be {shapes} for this {owner}, not {tuple(prediction.shape)}")
+    same_device(name, prediction, images, owner)
+
+
+@overload
+def array(tensor: Tensor) -> npt.NDArray[Any]: ...
+@overload
+def array(tensor: None) -> None: ...
+def array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
+    """The tensor's own memory as an array, for the C++ core."""
+    return None if tensor is None else tensor.detach().numpy()
+
+
+def threads() -> int:
+    """As many threads as PyTorch uses, so the ops follow `torch.set_num_threads`."""
+    return torch.get_num_threads()
+
+
+def dense_like(images: Tensor, channels: int | None = None) -> Tensor:
+    """New memory in the images' format, channels_last where they are, else contiguous; so `planes` of it is a view."""
+    channels_last = images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last and not images.is_contiguous() else torch.contiguous_format
+    shape = (images.shape[0], channels or images.shape[1], *images.shape[2:])
+    return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=layout)

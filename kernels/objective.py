@@ -1,0 +1,209 @@
+"""The denoising loss: every image's sum in one pass, the prediction's gradient in another, nothing kept in between."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gdui.kernels.layout import BLOCK, WARPS, all_flat, block_offsets, given_of, launch_on, read, strided
+from gdui.kernels.likelihood import surprise
+from gdui.kernels.philox import standard_normal
+from gdui.kernels.tables import TRAINING, WIDTH, Column
+
+__all__ = ["denoising_loss", "denoising_loss_backward"]
+
+SIGNAL, NOISE = tl.constexpr(Column.SIGNAL.value), tl.constexpr(Column.NOISE.value)
+NOISE_RATIO, POSTERIOR_X0 = tl.constexpr(Column.NOISE_RATIO.value), tl.constexpr(Column.POSTERIOR_X0.value)
+SMALL, LOG_BETA = tl.constexpr(Column.SMALL_LOG_VARIANCE.value), tl.constexpr(Column.LOG_BETA.value)
+SNR = tl.constexpr(Column.SNR.value)
+TABLE_WIDTH, STREAM = tl.constexpr(WIDTH), tl.constexpr(TRAINING)
+
+
+@triton.jit
+def weight_of(snr, TARGET: tl.constexpr, WEIGHTING: tl.constexpr):
+    """min-SNR-5 or P2 for the target."""
+    of_x0 = tl.minimum(snr, 5.0) if WEIGHTING == "min_snr" else snr / (1.0 + snr)
+    if WEIGHTING == "none":
+        of_x0 = 1.0
+    elif TARGET == "eps":
+        of_x0 = of_x0 / snr
+    elif TARGET == "v":
+        of_x0 = of_x0 / (snr + 1.0)
+    return of_x0
+
+
+@triton.jit
+def slope_of(row, valid, TARGET: tl.constexpr):
+    """How far apart the true and the predicted posterior mean are for an error of one."""
+    slope = tl.load(row + POSTERIOR_X0, valid, float("nan"))
+    if TARGET == "eps":
+        slope = slope * tl.load(row + NOISE_RATIO, valid, float("nan"))
+    elif TARGET == "v":
+        slope = slope * tl.load(row + NOISE, valid, float("nan"))
+    else:
+        slope = -slope
+    return slope
+
+
+@triton.jit
+def errors(
+    predicted, predicted_strides, x0, x0_strides, noise, noise_strides, row, valid, image, start, count, positions,
+    TARGET: tl.constexpr, DRAWN: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """predicted - truth, zero outside the image."""
+    i = start + tl.arange(0, BLOCK)
+    inside = i < count
+    if TARGET == "x0":
+        truth = read(x0, x0_strides, image, i, inside, positions, FLAT)
+    else:
+        if DRAWN:
+            truth = standard_normal(tl.load(noise + image), STREAM, image * 0, start, BLOCK)
+        else:
+            truth = read(noise, noise_strides, image, i, inside, positions, FLAT)
+        if TARGET == "v":
+            clean = read(x0, x0_strides, image, i, inside, positions, FLAT)
+            signal, spread = tl.load(row + SIGNAL, valid, float("nan")), tl.load(row + NOISE, valid, float("nan"))
+            truth = signal * truth - spread * clean
+    return tl.where(inside, read(predicted, predicted_strides, image, i, inside, positions, FLAT) - truth, 0.0)
+
+
+@triton.jit
+def denoising_loss_kernel(
+    predicted, predicted_strides, values, values_strides, x0, x0_strides, noise, noise_strides,
+    t, table, steps, sums, bound_scale, count, positions,
+    KIND: tl.constexpr, TARGET: tl.constexpr, WEIGHTING: tl.constexpr,
+    DRAWN: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """sums[image, block] = Σ weight error² + bound_scale Σ bound, in float32; the bound is that of improved DDPM.
+
+    bound = ½(e^r - 1 - r + slope² error² / variance), r the log of true over predicted variance; at step 0 the
+    surprise.
+    """
+    blocks = tl.cdiv(count, BLOCK)
+    image = tl.program_id(0) // blocks
+    start = (tl.program_id(0) % blocks) * BLOCK
+    step = tl.load(t + image)
+    valid = (step >= 0) & (step < steps)
+    row = table + step * TABLE_WIDTH
+    error = errors(predicted, predicted_strides, x0, x0_strides, noise, noise_strides, row, valid, image, start, count,
+                   positions, TARGET, DRAWN, FLAT, BLOCK)  # fmt: skip
+    total = tl.zeros([BLOCK], tl.float32)
+    if KIND != "vlb":
+        total += weight_of(tl.load(row + SNR, valid, float("nan")), TARGET, WEIGHTING) * error * error
+    if KIND != "simple":
+        i = start + tl.arange(0, BLOCK)
+        inside = i < count
+        small = tl.load(row + SMALL, valid, float("nan"))
+        span = tl.load(row + LOG_BETA, valid, float("nan")) - small
+        share = 0.5 * (read(values, values_strides, image, i, inside, positions, FLAT) + 1.0)
+        away = slope_of(row, valid, TARGET) * error
+        if step == 0:
+            clean = read(x0, x0_strides, image, i, inside, positions, FLAT)
+            bound, _, _ = surprise(clean, away, small + share * span)
+        else:
+            apart = away * away * tl.exp(-small - share * span)
+            bound = 0.5 * (tl.exp(-share * span) - 1.0 + share * span + apart)
+        total += tl.where(inside, bound_scale * bound, 0.0)
+    tl.store(sums + tl.program_id(0), tl.sum(total, 0))
+
+
+@triton.jit
+def denoising_loss_backward_kernel(
+    predicted, predicted_strides, values, values_strides, x0, x0_strides, noise, noise_strides,
+    t, table, steps, dloss, dpredicted, dpredicted_strides, dvalues, dvalues_strides, bound_scale, count, positions,
+    KIND: tl.constexpr, TARGET: tl.constexpr, WEIGHTING: tl.constexpr,
+    DRAWN: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The derivative of what `denoising_loss_kernel` sums, times dloss / count; drawn noise is drawn again."""
+    blocks = tl.cdiv(count, BLOCK)
+    image = tl.program_id(0) // blocks
+    start = (tl.program_id(0) % blocks) * BLOCK
+    i = start + tl.arange(0, BLOCK)
+    inside = i < count
+    step = tl.load(t + image)
+    valid = (step >= 0) & (step < steps)
+    row = table + step * TABLE_WIDTH
+    above = tl.load(dloss + image).to(tl.float32) / count.to(tl.float32)
+    error = errors(predicted, predicted_strides, x0, x0_strides, noise, noise_strides, row, valid, image, start, count,
+                   positions, TARGET, DRAWN, FLAT, BLOCK)  # fmt: skip
+    by_predicted = tl.zeros([BLOCK], tl.float32)
+    if KIND != "vlb":
+        weight = weight_of(tl.load(row + SNR, valid, float("nan")), TARGET, WEIGHTING)
+        by_predicted += 2.0 * above * weight * error
+    if KIND != "simple":
+        small = tl.load(row + SMALL, valid, float("nan"))
+        span = tl.load(row + LOG_BETA, valid, float("nan")) - small
+        share = 0.5 * (read(values, values_strides, image, i, inside, positions, FLAT) + 1.0)
+        slope = slope_of(row, valid, TARGET)
+        if step == 0:
+            clean = read(x0, x0_strides, image, i, inside, positions, FLAT)
+            _, by_away, by_log_variance = surprise(clean, slope * error, small + share * span)
+        else:
+            by_away = slope * error * tl.exp(-small - share * span)
+            by_log_variance = 0.5 * (1.0 - tl.exp(-share * span) - by_away * slope * error)
+        if KIND == "vlb":
+            by_predicted += above * bound_scale * slope * by_away
+        by_values = above * bound_scale * 0.5 * span * by_log_variance
+        where = block_offsets(image, i, positions, dvalues_strides, FLAT)
+        tl.store(dvalues + where, by_values.to(dvalues.dtype.element_ty), inside)
+    where = block_offsets(image, i, positions, dpredicted_strides, FLAT)
+    tl.store(dpredicted + where, by_predicted.to(dpredicted.dtype.element_ty), inside)
+
+
+def denoising_loss(
+    predicted: Tensor,
+    values: Tensor | None,
+    x0: Tensor,
+    t: Tensor,
+    table: Tensor,
+    noise: Tensor | None,
+    seed: Tensor | None,
+    kind: str,
+    target: str,
+    weighting: str,
+) -> Tensor:
+    """Each image's loss [B]; images are [B, C, P]."""
+    images, count = len(x0), x0.shape[1] * x0.shape[2]
+    sums = torch.empty((images, triton.cdiv(count, BLOCK)), dtype=torch.float32, device=x0.device)
+    inputs = strided(predicted, predicted if values is None else values, x0, given_of(noise, seed))
+    with launch_on(x0):
+        denoising_loss_kernel[(sums.numel(),)](
+            *inputs, t, table, len(table), sums, bound_scale(kind, table), count, x0.shape[2],
+            KIND=kind, TARGET=target, WEIGHTING=weighting, DRAWN=noise is None,
+            FLAT=all_flat([predicted, values, x0, noise]), BLOCK=BLOCK, num_warps=WARPS,
+        )  # fmt: skip
+    return sums.sum(1) / count
+
+
+def denoising_loss_backward(
+    dloss: Tensor,
+    predicted: Tensor,
+    values: Tensor | None,
+    x0: Tensor,
+    t: Tensor,
+    table: Tensor,
+    noise: Tensor | None,
+    seed: Tensor | None,
+    kind: str,
+    target: str,
+    weighting: str,
+    dpredicted: Tensor,
+    dvalues: Tensor | None,
+) -> None:
+    """Fills the gradients by the prediction and, where the loss has a bound, by the variance's values."""
+    images, count = len(x0), x0.shape[1] * x0.shape[2]
+    inputs = strided(predicted, predicted if values is None else values, x0, given_of(noise, seed))
+    outputs = strided(dpredicted, dpredicted if dvalues is None else dvalues)
+    with launch_on(x0):
+        denoising_loss_backward_kernel[(images * triton.cdiv(count, BLOCK),)](
+            *inputs, t, table, len(table), dloss.contiguous(), *outputs, bound_scale(kind, table), count, x0.shape[2],
+            KIND=kind, TARGET=target, WEIGHTING=weighting, DRAWN=noise is None,
+            FLAT=all_flat([predicted, values, x0, noise, dpredicted, dvalues]), BLOCK=BLOCK, num_warps=WARPS,
+        )  # fmt: skip
+
+
+def bound_scale(kind: str, table: Tensor) -> float:
+    """The factor of the bound in nats: to bits, and down to the mean square's size where asked for."""
+    return (len(table) / 1000 if kind == "rescaled_hybrid" else 1.0) / math.log(2)

@@ -1,0 +1,77 @@
+"""The kernels of the losses and the norm, compiled for GPUs that need not be here: nothing spills, loads are wide."""
+
+import pytest
+import torch
+from aot import ARCHITECTURES, Compiled, compile_ahead
+
+from gdui.kernels import cluster, contrast, norm
+
+pytest.importorskip("triton")
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+FLOATS = "*fp32"
+
+
+def assert_fits(built: Compiled, registers: int, shared: int, load: int = 16) -> None:
+    assert built.spilled == 0
+    assert built.registers <= registers
+    assert built.shared <= shared
+    assert built.widest_load() >= load
+
+
+@pytest.mark.parametrize("width", [128, 512])
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_info_nce(architecture: int, kind: str, width: int) -> None:
+    tile = contrast.tile_of(width, TYPES[kind])
+    warps = tile.pop("num_warps")
+    sizes = {"rows": "i32:16", "entries": "i32:16", "width": "i32:16", "inverse_temperature": "fp32", "span": "i32:16"}
+    pointers = {"q_ptr": f"*{kind}", "queue_ptr": f"*{kind}", "log_sum_ptr": FLOATS, "centre_ptr": FLOATS}
+    constants = tile | {"BLOCK_D": width, "OPERAND": contrast.operand_of(TYPES[kind])}
+    built = compile_ahead(contrast._info_nce_partial, pointers | sizes, constants, architecture, warps=warps)
+    assert_fits(built, registers=255, shared=100 * 1024)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_info_nce_combine(architecture: int) -> None:
+    names = ("log_sum_ptr", "centre_ptr", "loss_ptr", "pull_ptr", "rest_ptr")
+    arguments = {"q_ptr": "*bf16", "k_ptr": "*bf16"} | dict.fromkeys(names, FLOATS)
+    arguments |= {"rows": "i32:16", "width": "i32:16", "splits": "i32:16", "inverse_temperature": "fp32"}
+    constants = {"BLOCK_S": contrast.SPLITS, "BLOCK_D": 512}
+    built = compile_ahead(contrast._info_nce_combine, arguments, constants, architecture, warps=8)
+    assert_fits(built, registers=255, shared=8 * 1024)
+
+
+@pytest.mark.parametrize("clusters", [16, 16384])
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_double_softmax(architecture: int, kind: str, clusters: int) -> None:
+    _, blocks = cluster.tiles(50_000, clusters)
+    warps = blocks.pop("num_warps")
+    read = {"logits_ptr": f"*{kind}", "target_ptr": "*i64"}
+    sizes = {"rows": "i32:16", "K": "i32:16"}
+    forward = read | {"loss_ptr": FLOATS} | sizes
+    backward = read | {"dloss_ptr": FLOATS, "dlogits_ptr": f"*{kind}"} | sizes
+    for kernel, arguments in (
+        (cluster._double_softmax_forward, forward),
+        (cluster._double_softmax_backward, backward),
+    ):
+        assert_fits(compile_ahead(kernel, arguments, blocks, architecture, warps=warps), registers=200, shared=4 * 1024)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(128, 32), (512, 1), (4096, 1)])
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_group_norm(architecture: int, kind: str, channels: int, groups: int) -> None:
+    _, blocks = norm.tiles(torch.Size((32, 1024, channels)), groups)
+    warps = blocks.pop("num_warps")
+    constants = blocks | {"SILU": True}
+    affine = dict.fromkeys(("gain_ptr", "offset_ptr"), FLOATS)
+    saved = dict.fromkeys(("mean_ptr", "rstd_ptr"), FLOATS)
+    sizes = {"pixels": "i32:16", "channels": "i32:16"}
+    forward = {"x_ptr": f"*{kind}"} | affine | {"y_ptr": f"*{kind}"} | saved | sizes | {"eps": "fp32"}
+    backward = dict.fromkeys(("x_ptr", "dy_ptr"), f"*{kind}") | affine | saved | {"dx_ptr": f"*{kind}"}
+    backward |= dict.fromkeys(("dgain_ptr", "doffset_ptr"), FLOATS) | sizes
+    for kernel, arguments in ((norm._group_norm_forward, forward), (norm._group_norm_backward, backward)):
+        built = compile_ahead(kernel, arguments, constants, architecture, warps=warps)
+        assert_fits(built, registers=200, shared=16 * 1024)
