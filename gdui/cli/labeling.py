@@ -143,7 +143,6 @@ def demo(arguments: argparse.Namespace) -> None:
         print(json.dumps({"scores": scores, "run": str(found.folder), "sheet": str(found.sheet)}))
         return
     print(found)
-    print(f"labelled in {found.seconds:.0f} seconds; labels are in {found.folder}, a picture of them is {found.sheet}")
 
 
 def _class_names(path: Path) -> list[str]:
