@@ -27,7 +27,7 @@ FACTS = Facts(
     ],
     accuracy=0.91,
     accuracy_how="agreement of two witnesses",
-    changed={"refine": 0.25},
+    changed={"refine": 0.25, "graph": 0.125},
     ledger={"match": (0.5, 4)},
 )
 
@@ -102,6 +102,7 @@ def test_disk_gives_back_what_it_was_given(
     assert again.classes == classes
     assert again.facts == dataclasses.replace(FACTS, ledger={})
     first = path.read_bytes()
+    assert list(again.facts.changed) == ["refine", "graph"]
     again.to_parquet(path)
     assert path.read_bytes() == first
 

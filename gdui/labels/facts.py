@@ -58,7 +58,7 @@ class Facts:
     def to_json(self) -> str:
         """All but the ledger, the same text for the same facts."""
         plain = {name: value for name, value in dataclasses.asdict(self).items() if name != "ledger"}
-        return json.dumps(plain, sort_keys=True, default=_plain)
+        return json.dumps(plain, default=_plain)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -26,7 +26,7 @@ FORMULA = r"^([=+\-@\t\r\n＝＋－＠])"  # noqa: RUF001 - the wide signs are m
 def write_parquet(table: pa.Table, classes: list[str], facts: Facts, path: Path) -> None:
     """Writes rows and facts as one file, whole or not at all, with checksums."""
     about = {"schema": SCHEMA_VERSION, "gdui": __version__, "classes": classes, "facts": json.loads(facts.to_json())}
-    table = table.replace_schema_metadata({KEY: json.dumps(about, sort_keys=True)}).combine_chunks()
+    table = table.replace_schema_metadata({KEY: json.dumps(about)}).combine_chunks()
     names = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
     with atomic_path(path) as temporary:
         pq.write_table(
