@@ -64,16 +64,22 @@ Rows rows_of(const Shape &shape, const Loss &loss, const Terms &terms, const Til
   return {predicted, read(shape, loss.values, tile, buffers.values), noise, x0, tile.length};
 }
 
-// The divergence of two Gaussians whose means are slope * d apart; the ratio of their variances is e^`log_ratio`.
+// e^r - 1 - r; near zero, where that cancels, its series.
+GDUI_INLINE float excess(float r, float power) {
+  const float series = r * r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120))));
+  return std::fabs(r) < 0.1f ? series : power - 1.0f - r;
+}
+
+// The divergence of two Gaussians whose means are slope * error apart; the ratio of their variances is e^`log_ratio`.
 struct Divergence {
   GDUI_INLINE Divergence(const Terms &terms, float error, float value)
       : log_ratio(-0.5f * (value + 1.0f) * terms.log_range), ratio(exponential(log_ratio)),
-        inverse_variance(ratio * terms.inverse_small), apart(terms.slope * terms.slope * error * inverse_variance),
+        over(excess(log_ratio, ratio)), apart(terms.slope * terms.slope * error * ratio * terms.inverse_small),
         error(error) {}
-  GDUI_INLINE float value() const { return 0.5f * (ratio - 1.0f - log_ratio + apart * error); }
+  GDUI_INLINE float value() const { return 0.5f * (over + apart * error); }
   GDUI_INLINE float by_error() const { return apart; }
-  GDUI_INLINE float by_log_variance() const { return 0.5f * (1.0f - ratio - apart * error); }
-  float log_ratio, ratio, inverse_variance, apart, error;
+  GDUI_INLINE float by_log_variance() const { return -0.5f * (log_ratio + over + apart * error); }
+  float log_ratio, ratio, over, apart, error;
 };
 
 GDUI_INLINE Surprise surprise_at(const Rows &rows, const Terms &terms, int i) {
