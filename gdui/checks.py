@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["array", "in_range", "indices", "one_of", "same_length", "thread_count"]
+__all__ = ["array", "class_names", "in_range", "indices", "one_of", "same_length", "thread_count", "whole"]
 
 
 def array(
@@ -31,23 +31,43 @@ def array(
 
 
 def indices(
-    name: str, value: npt.ArrayLike, upper: int | None = None, *, length: int | None = None, lowest: int = 0
+    name: str,
+    value: npt.ArrayLike,
+    upper: int | None = None,
+    *,
+    length: int | None = None,
+    lowest: int = 0,
+    ranged: bool = True,
 ) -> npt.NDArray[np.integer]:
-    """`value` as a vector of integers in [lowest, upper)."""
+    """`value` as a vector of integers in [lowest, upper); without `ranged` who reads them must look at the range."""
     out = np.asarray(value)
     if out.size == 0 and out.dtype.kind == "f":
         out = out.astype(np.int64)
     if out.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, not {out.dtype}")
+    if not out.dtype.isnative:
+        out = out.astype(out.dtype.newbyteorder("="))
     if out.ndim != 1:
         raise ValueError(f"{name} must have 1 axis, not {out.ndim} (its shape is {out.shape})")
     if length is not None and len(out) != length:
         raise ValueError(f"{name} must have {length} entries, not {len(out)}")
+    if not ranged:
+        return out
     if out.size and int(out.min()) < lowest:
         raise ValueError(f"{name} must be at least {lowest}, but holds {int(out.min())}")
     if out.size and upper is not None and int(out.max()) >= upper:
         raise ValueError(f"{name} must be below {upper}, but holds {int(out.max())}")
     return out
+
+
+def whole(name: str, value: int, lowest: int, highest: int | None = None) -> int:
+    """`value` as a whole number of at least `lowest` and at most `highest`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, not {type(value).__name__}")
+    if value < lowest or (highest is not None and value > highest):
+        wanted = f"at least {lowest}" if highest is None or value < lowest else f"at most {highest}"
+        raise ValueError(f"{name} must be {wanted}, not {value}")
+    return int(value)
 
 
 def in_range(name: str, value: float, low: float, high: float) -> float:
@@ -57,6 +77,22 @@ def in_range(name: str, value: float, low: float, high: float) -> float:
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, not {value}")
     return float(value)
+
+
+def class_names(value: Sequence[str], *, least: int = 2) -> list[str]:
+    """`value` as a list of at least `least` distinct names, none of them blank."""
+    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"classes must be a list of names, not {value!r}")
+    names, seen = list(value), set[str]()
+    if len(names) < least:
+        raise ValueError(f"classes must name at least {least} classes, not {len(names)}")
+    for at, name in enumerate(names):
+        if not name.strip():
+            raise ValueError(f"classes must not be blank, but number {at} is")
+        if name in seen:
+            raise ValueError(f"classes must differ, but {name!r} stands there more than once")
+        seen.add(name)
+    return names
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> str:

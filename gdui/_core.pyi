@@ -1,0 +1,108 @@
+"""The compiled core. Arrays may have any strides; see csrc/ for what each function means."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Reals = npt.NDArray[np.floating]
+Labels = npt.NDArray[np.integer]
+
+def stable_match(
+    priority: Reals, class_priority: Reals | None, tie_break: Sequence[Reals], seats: Labels, threads: int
+) -> npt.NDArray[np.int64]: ...
+def certify(
+    priority: Reals,
+    class_priority: Reals | None,
+    tie_break: Sequence[Reals],
+    seats: Labels,
+    class_of_cluster: Labels,
+    threads: int,
+) -> tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+def range_of(values: Labels, threads: int) -> tuple[int, int]: ...
+def select(
+    cluster: Labels, confidence: Reals, wanted: Labels, most: bool, threads: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
+def vote_shares(
+    votes: Labels, cluster: Labels, classes: int, clusters: int, threads: int
+) -> npt.NDArray[np.float64]: ...
+def consistency(neighbors: Labels, cluster: Labels, clusters: int, threads: int) -> npt.NDArray[np.float64]: ...
+
+class Policy:
+    n: int
+    weight_top: float
+    weight_btm: float
+    lambda_delta: float
+    lambda_top: float
+    lambda_btm: float
+    relabel_no_vote: bool
+    def __init__(
+        self,
+        n: int,
+        weight_top: float,
+        weight_btm: float,
+        lambda_delta: float,
+        lambda_top: float,
+        lambda_btm: float,
+        relabel_no_vote: bool,
+    ) -> None: ...
+
+def refine(
+    cluster: Labels,
+    confidence: Reals,
+    rank_by: Reals,
+    opinion: Labels,
+    name: Labels,
+    classes: int,
+    policy: Policy,
+    sigma: float,
+    threads: int,
+) -> tuple[
+    npt.NDArray[np.int32],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+]: ...
+def sweep(
+    cluster: Labels,
+    confidence: Reals,
+    rank_by: Reals,
+    opinion: Labels,
+    name: Labels,
+    classes: int,
+    policy: Policy,
+    sigma: npt.NDArray[np.float64],
+    threads: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
+def unit_rows(
+    block: npt.NDArray[np.float32] | npt.NDArray[np.float64], first: int, unit: npt.NDArray[np.float32]
+) -> None: ...
+def nearest(
+    rows: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.float32],
+    *,
+    k: int,
+    leave_self_out: bool,
+    threads: int,
+    portable: bool,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
+def rank(
+    rows: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.float32],
+    indices: npt.NDArray[np.int32],
+    *,
+    threads: int,
+) -> npt.NDArray[np.float32]: ...
+
+# Called with their arguments packed, from gdui/ops alone; csrc/bindings names them.
+def noise_images(*arguments: Any) -> None: ...
+def denoising_loss(*arguments: Any) -> None: ...
+def denoising_loss_backward(*arguments: Any) -> None: ...
+def guided_step(*arguments: Any) -> None: ...
+def double_softmax_loss(*arguments: Any) -> None: ...
+def double_softmax_loss_backward(*arguments: Any) -> None: ...
+def group_norm(*arguments: Any) -> None: ...
+def group_norm_backward(*arguments: Any) -> None: ...

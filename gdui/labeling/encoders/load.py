@@ -1,0 +1,215 @@
+"""Finds the weights behind an encoder's name; nothing here unpickles anything but tensors."""
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from torch import nn
+
+from gdui.labeling.encoders.encoder import Encoder, Forward, Settings, Tokenizer, lowered, weights_hash
+from gdui.labeling.images import Transform
+
+__all__ = ["clip_encoder", "load_encoder"]
+
+IMAGENET = Transform(filter="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+DEMO = Path(__file__).resolve().parents[2] / "demo"
+
+
+def load_encoder(
+    spec: str | Forward,
+    *,
+    layer: str | None = None,
+    transform: Transform | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    compiled: bool | None = None,
+    batch: int | None = None,
+) -> Encoder:
+    """The encoder that `spec` names.
+
+    Args:
+        spec: "ViT-B-32/laion2b_s34b_b79k" (an open_clip model and tag), "ViT-B-32/weights.safetensors" (a file),
+            "hf-hub:org/repo", "local-dir:path", "torchvision:mobilenet_v2/weights.safetensors" (its last linear layer
+            is cut off), "digits" (shipped), or a callable from normalised images [B, 3, H, W] to features [B, d].
+        layer: a part of the image tower, such as "layer3", whose flattened output is taken in place of the embedding;
+            there is no text tower then. An inner layer often keeps more for clustering than the embedding does.
+        transform: replaces the encoder's own way of bringing a picture to its input.
+        device: "auto", "cpu" or "cuda".
+        dtype: "auto" is bfloat16 where the device computes in it, else float32.
+        compiled: by default on a GPU only; on a CPU bfloat16 alone is as fast, without the wait.
+        batch: the one batch size the network ever sees: 32 on a CPU, 256 on a GPU.
+    """
+    settings = Settings.choose(device, dtype, compiled, batch)
+    if layer is not None and (callable(spec) or str(spec).startswith("torchvision:")):
+        raise ValueError(f"layer can be chosen for open_clip's encoders only, not for {spec!r}")
+    if callable(spec):
+        return _callable_encoder(spec, transform or IMAGENET, settings)
+    if not isinstance(spec, str):
+        raise TypeError(f"encoder must be a name or a callable, not {type(spec).__name__}")
+    if spec.startswith("torchvision:"):
+        return _callable_encoder(_backbone(spec), transform or IMAGENET, settings, spec)
+    model, tokens = _load_clip(f"local-dir:{DEMO}" if spec == "digits" else spec)
+    if layer is not None:
+        own = _clip_transform(open_clip.get_model_preprocess_cfg(model))
+        return _callable_encoder(_InnerLayer(model.visual, layer), transform or own, settings, f"{spec}#{layer}")
+    return _clip_encoder(model, tokens, spec, transform, settings)
+
+
+def clip_encoder(
+    model: nn.Module,
+    tokens: Tokenizer,
+    *,
+    name: str,
+    transform: Transform | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    compiled: bool | None = None,
+    batch: int | None = None,
+) -> Encoder:
+    """An encoder from a copy of a ready open_clip model in float32 and its tokenizer; for the rest see load_encoder."""
+    settings = Settings.choose(device, dtype, compiled, batch)
+    return _clip_encoder(copy.deepcopy(model), tokens, name, transform, settings)
+
+
+def _clip_encoder(model: Any, tokens: Tokenizer, name: str, transform: Transform | None, settings: Settings) -> Encoder:
+    """Only the image tower is lowered: texts are few, and computed once."""
+    digest = weights_hash(model)
+    model.eval().requires_grad_(False).to(settings.device)
+    lowered(model.visual, settings)
+    forward = torch.compile(model.encode_image, dynamic=False) if settings.compiled else model.encode_image
+    return Encoder(
+        name=name,
+        hash=digest,
+        transform=transform or _clip_transform(open_clip.get_model_preprocess_cfg(model)),
+        dim=model.encode_text(tokens([""]).to(settings.device)).shape[1],
+        settings=settings,
+        forward=forward,
+        tokens=tokens,
+        forward_text=model.encode_text,
+        logit_scale=float(model.logit_scale.exp()),
+    )
+
+
+def _clip_transform(config: Mapping[str, Any]) -> Transform:
+    size = config["size"]
+    sides = {size} if isinstance(size, int) else set(size)
+    if len(sides) != 1:
+        raise ValueError(f"encoder must take square images, not {size}")
+    resize, filter_ = config.get("resize_mode", "shortest"), config.get("interpolation", "bicubic")
+    return Transform(sides.pop(), resize, filter_, tuple(config["mean"]), tuple(config["std"]))
+
+
+def _load_clip(spec: str) -> tuple[Any, Tokenizer]:
+    whole = spec.startswith(("hf-hub:", "local-dir:"))
+    name, weights = (spec, None) if whole else _name_and_weights(spec)
+    try:
+        model = open_clip.create_model(name, pretrained=weights, require_pretrained=True, weights_only=True)
+        return model, _tokenizer(name)
+    except Exception as error:  # hubs, files and unpicklers raise almost anything
+        local = weights is not None and Path(weights).is_file()
+        tried = f"the file {weights!r}" if local else "the local cache and the hub"
+        advice = (
+            "" if local or whole else f"; with the weights at hand, name the file: '{name}/path/weights.safetensors'"
+        )
+        reason = " ".join(str(error).split())[:300]
+        raise OSError(f"encoder {spec!r} could not be loaded (tried {tried}): {reason}{advice}") from None
+
+
+class _InnerLayer(nn.Module):
+    """An image tower cut off after one of its parts."""
+
+    def __init__(self, tower: nn.Module, layer: str) -> None:
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        super().__init__()
+        try:
+            self.tower = create_feature_extractor(tower.eval(), {layer: "features"})
+        except ValueError:
+            known = ", ".join(name for name, _ in tower.named_children())
+            raise ValueError(f"layer must be a part of the image tower ({known}), not {layer!r}") from None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.tower(images)["features"]
+        return features.flatten(1)
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    """The model's own; a local folder may bring a vocabulary of byte pairs beside its weights."""
+    vocabulary = Path(name.removeprefix("local-dir:")) / "vocabulary.txt.gz"
+    brought = name.startswith("local-dir:") and vocabulary.is_file()
+    tokenizer: Tokenizer = open_clip.get_tokenizer(name, **({"bpe_path": str(vocabulary)} if brought else {}))
+    return tokenizer
+
+
+def _name_and_weights(spec: str) -> tuple[str, str]:
+    """The open_clip model, and a tag or an existing file."""
+    models = set(open_clip.list_models())
+    splits = [(spec[:at].replace("/", "-"), spec[at + 1 :]) for at, sign in enumerate(spec) if sign == "/"]
+    name, weights = next((split for split in splits if split[0] in models), (spec, ""))
+    if name not in models:
+        known = "'MODEL/TAG', 'MODEL/FILE', 'hf-hub:...', 'local-dir:...', 'torchvision:MODEL/FILE' or 'digits'"
+        raise ValueError(f"encoder must be {known}, not {spec!r}: open_clip has no such model")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if weights not in tags and not Path(weights).is_file():
+        raise ValueError(f"encoder {spec!r} must end in a file or one of the tags {tags}, not {weights!r}")
+    return name, weights
+
+
+def _backbone(spec: str) -> nn.Module:
+    """A torchvision model from a file, without its last linear layer."""
+    from torchvision.models import get_model, list_models
+
+    name, _, path = spec.removeprefix("torchvision:").partition("/")
+    if name not in list_models() or not Path(path).is_file():
+        raise ValueError(f"encoder must be 'torchvision:MODEL/FILE', a known model and an existing file, not {spec!r}")
+    model: nn.Module = get_model(name, weights=None)
+    linear = [layer for layer, part in model.named_modules() if isinstance(part, nn.Linear)]
+    if not linear:
+        raise ValueError(f"encoder {spec!r}: {name} has no linear layer that could be cut off")
+    model.set_submodule(linear[-1], nn.Identity())
+    kept = {key: value for key, value in _read_state(path).items() if not key.startswith(f"{linear[-1]}.")}
+    try:
+        model.load_state_dict(kept)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"encoder {spec!r}: the file is not for this model: {reason}") from None
+    return model
+
+
+def _read_state(path: str) -> dict[str, torch.Tensor]:
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise almost anything
+        raise ValueError(f"the weights {path!r} can't be read: {' '.join(str(error).split())[:200]}") from None
+    return dict(loaded.get("state_dict", loaded))
+
+
+def _callable_encoder(function: Forward, transform: Transform, settings: Settings, name: str | None = None) -> Encoder:
+    """Modules are copied and hashed by their weights, other callables by what they return for fixed noise."""
+    name = name or str(getattr(function, "__qualname__", type(function).__qualname__))
+    digest = None
+    if isinstance(function, nn.Module):
+        digest = weights_hash(function)
+        function = lowered(copy.deepcopy(function), settings)
+    else:
+        settings = Settings(settings.device, torch.float32, settings.batch, settings.compiled)
+    shape = (settings.batch, 3, transform.size, transform.size)
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        probe = function(noise.to(settings.device, settings.dtype))
+    if probe.ndim != 2 or len(probe) != settings.batch:
+        raise ValueError(
+            f"encoder {name!r} must return [B, d], not {list(probe.shape)} for a batch of {settings.batch}"
+        )
+    digest = digest or hashlib.sha256(probe.float().cpu().numpy().astype(np.float16).data).hexdigest()
+    forward = torch.compile(function, dynamic=False) if settings.compiled else function
+    return Encoder(name, digest, transform, probe.shape[1], settings, forward)

@@ -1,0 +1,80 @@
+"""Images to vectors: reads and decodes ahead, encodes, and writes each shard once it is complete."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from gdui.labeling.features.store import FeatureStore, ImageEncoder
+from gdui.labeling.images import Batch, Clock, Source, batches
+
+__all__ = ["Ledger", "encode_source"]
+
+
+@dataclass
+class Ledger:
+    """What was done and the seconds it took; reading and decoding are summed over their threads."""
+
+    images: int = 0
+    quarantined: int = 0
+    shards: int = 0
+    shards_skipped: int = 0
+    shards_total: int = 0
+    clock: Clock = field(default_factory=Clock)
+    encode: float = 0.0
+    write: float = 0.0
+    wall: float = 0.0
+
+
+def encode_source(
+    source: Source,
+    encoder: ImageEncoder,
+    store: FeatureStore,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    progress: Callable[[Ledger], None] | None = None,
+) -> Ledger:
+    """Encodes every shard that `store` lacks, then seals it; a killed run continues where it stood.
+
+    Args:
+        batch_size: how many images are handed to the encoder at once, rounded up to a multiple of its own batch.
+        workers: decoding threads; by default one a core.
+        progress: called with the ledger so far after each batch.
+    """
+    todo = [shard for shard in source.shards if shard not in store]
+    ledger = Ledger(shards_total=len(source.shards), shards_skipped=len(source.shards) - len(todo))
+    start = time.perf_counter()
+    taken: list[Batch] = []
+    features: list[npt.NDArray[np.float32]] = []
+    step = -(-(batch_size or encoder.batch) // encoder.batch) * encoder.batch
+    for batch in batches(todo, encoder.transform, step, workers=workers, clock=ledger.clock):
+        before = time.perf_counter()
+        features.append(encoder.encode_images(batch.pixels))
+        ledger.encode += time.perf_counter() - before
+        taken.append(batch)
+        ledger.images += len(batch.ids)
+        ledger.quarantined += len(batch.rejected)
+        if batch.last:
+            _write_shard(store, taken, features, ledger)
+            taken, features = [], []
+        ledger.wall = time.perf_counter() - start
+        if progress is not None:
+            progress(ledger)
+    store.seal(source.shards)
+    return ledger
+
+
+def _write_shard(
+    store: FeatureStore, taken: list[Batch], features: list[npt.NDArray[np.float32]], ledger: Ledger
+) -> None:
+    shard = taken[-1].shard
+    if shard.changed():
+        raise OSError(f"shard {shard.key!r} of the source changed while it was read: run again to continue")
+    before = time.perf_counter()
+    ids = [id_ for batch in taken for id_ in batch.ids]
+    store.write(shard, ids, np.concatenate(features), [one for batch in taken for one in batch.rejected])
+    ledger.write += time.perf_counter() - before
+    ledger.shards += 1

@@ -1,0 +1,140 @@
+"""Vectors that stand in memory or on disk, in one piece or many, read as one N x dim matrix."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gdui import checks
+
+__all__ = ["SCHEMA", "Features", "checksum", "load_features", "read_manifest", "stored_rows"]
+
+SCHEMA = 1
+Matrix = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Features:
+    """N x dim vectors that stand in pieces, in memory or on disk, with the ids of their rows.
+
+    `piece(i)` gives the i-th, of `counts[i]` rows. Those on disk are mapped for as long as they are looked at and no
+    longer: thousands of open maps would exhaust the process's file descriptors.
+    """
+
+    counts: Sequence[int]
+    piece: Callable[[int], Matrix]
+    ids: pa.ChunkedArray
+    dim: int
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def blocks(self, rows: int = 65536) -> Iterator[tuple[int, Matrix]]:
+        """(first row, at most `rows` vectors), in order; none crosses a piece."""
+        first = 0
+        for at, count in enumerate(self.counts):
+            part = self.piece(at)
+            for start in range(0, count, rows):
+                yield first + start, part[start : start + rows]
+            first += count
+
+    def gather(self, rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """The vectors of `rows`, in the order given."""
+        wanted = checks.indices("rows", rows, len(self))
+        order = np.argsort(wanted, kind="stable")
+        starts = np.cumsum([0, *self.counts])
+        ends = np.searchsorted(wanted[order], starts)
+        out = np.empty((len(wanted), self.dim), np.float32)
+        for at in np.flatnonzero(np.diff(ends)).tolist():
+            mine = order[ends[at] : ends[at + 1]]
+            out[mine] = self.piece(at)[wanted[mine] - starts[at]]
+        return out
+
+    def array(self) -> npt.NDArray[np.float32]:
+        """Everything in memory."""
+        out = np.empty((len(self), self.dim), np.float32)
+        for first, block in self.blocks():
+            out[first : first + len(block)] = block
+        return out
+
+
+def load_features(
+    source: "str | os.PathLike[str] | Matrix | Features", *, ids: Sequence[str] | None = None, verify: bool = False
+) -> Features:
+    """Features from a store's folder, an .npy file or an array [N, d]; ids default to the row numbers.
+
+    With `verify` the checksums of a store are compared, which reads everything once.
+    """
+    if isinstance(source, Features):
+        return source
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        return _from_store(Path(source), verify)
+    if isinstance(source, (str, os.PathLike)):
+        source = _open_npy(Path(source))
+    array = checks.array("features", source, 2, finite=False)
+    names = pc.cast(pa.array(np.arange(len(array))), pa.string()) if ids is None else pa.array(ids, pa.string())
+    if len(names) != len(array):
+        raise ValueError(f"ids must be {len(array)} names, one a row of features, not {len(names)}")
+    return Features([len(array)], [array].__getitem__, pa.chunked_array([names]), array.shape[1])
+
+
+def _open_npy(path: Path) -> Matrix:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"features {str(path)!r} can't be read: {error}") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"features {str(path)!r} must be an .npy file of one array")
+    return array
+
+
+def _from_store(folder: Path, verify: bool) -> Features:
+    manifest = read_manifest(folder)
+    shards, dim = manifest["shards"], manifest["dim"]
+    for shard in shards:
+        part = _open_npy(folder / f"{shard['file']}.npy")
+        if part.shape != (shard["count"], dim) or (verify and checksum(part) != shard["checksum"]):
+            broken = f"features of shard {shard['key']!r} in {str(folder)!r} are damaged"
+            raise ValueError(f"{broken}: delete {shard['file']}.* there and encode again")
+    paths = [folder / f"{shard['file']}.npy" for shard in shards]
+    ids = stored_rows(folder, rejected=False).column("id")
+    return Features([shard["count"] for shard in shards], lambda at: _open_npy(paths[at]), ids, dim)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a feature store, refused where a newer gdui wrote it."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text())
+        schema = manifest["schema"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"features {str(folder)!r} is no feature store: {path.name} can't be read ({error})") from None
+    if schema > SCHEMA:
+        raise ValueError(
+            f"features {str(folder)!r} were written by a newer gdui (schema {schema}, this one knows {SCHEMA})"
+        )
+    return dict(manifest)
+
+
+def checksum(features: Matrix) -> str:
+    """blake2b over the values."""
+    return hashlib.blake2b(np.ascontiguousarray(features).data, digest_size=16).hexdigest()
+
+
+def stored_rows(folder: Path, *, rejected: bool) -> pa.Table:
+    """The id and the reason of the sealed shards' images: the rejected ones, or those that have vectors."""
+    tables = [pa.table({name: pa.array([], pa.string()) for name in ("id", "reason")})]
+    for shard in read_manifest(folder)["shards"]:
+        table = pq.ParquetFile(folder / f"{shard['file']}.parquet").read().replace_schema_metadata()
+        reasons = table.column("reason")
+        tables.append(table.filter(pc.is_valid(reasons) if rejected else pc.is_null(reasons)))
+    return pa.concat_tables(tables)

@@ -1,0 +1,67 @@
+"""A source is a list of shards, the unit of work; a shard knows how to be read and when its files have changed."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+
+from gdui.labeling.images.readers import Item
+
+__all__ = ["ROWS", "Shard", "Source", "fingerprint", "stamp_files"]
+
+ROWS = 4096  # of arrays and Parquet files; archives are shards as they come
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some images of a source that are read, encoded and written together; `count` is None until it is read."""
+
+    key: str
+    read: Callable[[], Iterator[Item]]
+    stamp: Callable[[], str]
+    fingerprint: str
+    count: int | None = None
+
+    @classmethod
+    def make(
+        cls, key: str, read: Callable[[], Iterator[Item]], stamp: Callable[[], str], count: int | None = None
+    ) -> "Shard":
+        """A shard as its files stand now; both functions can be pickled, so that other processes may read it."""
+        return cls(key, read, stamp, stamp(), count)
+
+    def changed(self) -> bool:
+        """Whether its files are no longer those it was made from."""
+        try:
+            return self.stamp() != self.fingerprint
+        except OSError:
+            return True
+
+
+@dataclass(frozen=True)
+class Source:
+    """Shards in a fixed order, and how many files of each suffix were left out because they are no pictures."""
+
+    name: str
+    shards: list[Shard]
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of plain values."""
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def stamp_files(urls: Sequence[str], *what: Any) -> str:
+    """A hash of `what`, and of the files' sizes and times or entity tags."""
+    return fingerprint(what, *map(_file_stamp, urls))
+
+
+def _file_stamp(url: str) -> list[str]:
+    files, path = fsspec.core.url_to_fs(url)
+    info = files.info(path)
+    marks = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "updated", "created")
+    return [str(info.get("size")), next((str(info[mark]) for mark in marks if info.get(mark) is not None), "")]

@@ -1,0 +1,214 @@
+"""Nearest neighbours by cosine, the consistency of labels among them, and k-means: the only file that knows FAISS."""
+
+import logging
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from gdui import checks
+from gdui.labeling import exact
+from gdui.labeling.exact import Floats, Indices, Neighbors
+
+__all__ = ["METHODS", "Neighbors", "consistency", "kmeans", "neighbors"]
+
+METHODS = ("auto", "exact", "faiss-flat", "faiss-ivf", "faiss-hnsw", "faiss-gpu")
+GPU_LARGEST_K = 2048
+EXACT_OPERATIONS = 1e14  # some minutes of a small CPU
+
+log = logging.getLogger(__name__)
+
+
+def neighbors(
+    features: npt.ArrayLike,
+    k: int,
+    method: str = "auto",
+    *,
+    include_self: bool = True,
+    queries: npt.ArrayLike | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Neighbors:
+    """The `k` nearest rows of `features` by cosine for each query, most similar first, ties by the lower index.
+
+    Args:
+        features: [N, d], floats of any precision and strides; a memory-mapped array is read block by block.
+        k: neighbours a query.
+        method: "exact" is brute force's answer; the others trade it for time. "auto" chooses, and logs why.
+        include_self: without `queries`, whether a row may be its own neighbour.
+        queries: [Q, d]; by default the features themselves. A zero vector has cosine 0 with everything.
+        device: where "exact" multiplies, "cpu" or a CUDA device; the answer is the same.
+        threads: default: every core. The answer is the same.
+    """
+    checks.one_of("method", method, METHODS)
+    rows = exact.unit_rows("features", features)
+    looking = rows if queries is None else exact.unit_rows("queries", queries)
+    if queries is not None and np.shape(queries)[1] != np.shape(features)[1]:
+        raise ValueError(f"queries must have {np.shape(features)[1]} columns as features, not {np.shape(queries)[1]}")
+    leave_self_out = queries is None and not include_self
+    k = _count("k", k, len(rows) - leave_self_out, "the rows that can be neighbours")
+    if method == "auto":
+        method = _choose(len(rows), len(looking), rows.shape[1], k, device)
+    count = checks.thread_count(threads)
+    if method == "exact":
+        return exact.nearest(rows, looking, k, leave_self_out=leave_self_out, device=device, threads=count)
+    found = _completed(rows, looking, _faiss_search(rows, looking, k + leave_self_out, method, count), count)
+    if leave_self_out:
+        found = _without_self(found, np.arange(len(found)))
+    return exact.rank(rows, looking, found, count)
+
+
+def consistency(
+    features: npt.ArrayLike,
+    cluster: npt.ArrayLike,
+    k: int = 100,
+    method: str = "auto",
+    *,
+    include_self: bool = True,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Floats:
+    """The share [N] of each row's `k` nearest neighbours in `features` [N, d] that have its own label of `cluster` [N].
+
+    The other arguments are those of `neighbors`.
+    """
+    labels = checks.indices("cluster", cluster, length=len(np.asanyarray(features)))
+    found = neighbors(features, k, method, include_self=include_self, device=device, threads=threads).indices
+    agreeing = np.empty(len(labels), np.int64)
+    for start in range(0, len(labels), 4096):
+        part = slice(start, start + 4096)
+        agreeing[part] = (labels[found[part]] == labels[part, None]).sum(axis=1)
+    return (agreeing / k).astype(np.float32)
+
+
+def kmeans(
+    features: npt.ArrayLike, k: int, *, seed: int = 0, iterations: int = 25, threads: int | None = None
+) -> Floats:
+    """Spherical k-means: `k` centroids [k, d] of length one for the rows of `features` [N, d].
+
+    FAISS's own k-means rounds differently with the number of threads; this one is exact in every step, so the seed
+    alone decides. A row's cluster is its nearest centroid: `neighbors(centroids, 1, queries=features)`.
+    """
+    rows = exact.unit_rows("features", features)
+    k = _count("k", k, len(rows), "the rows of features")
+    count = checks.thread_count(threads)
+    centroids = _spread_out(rows, k, np.random.default_rng(seed), count)
+    before = np.full(len(rows), -1)
+    for _ in range(iterations):
+        found = exact.nearest(centroids, rows, 1, threads=count)
+        cluster = found.indices[:, 0]
+        if np.array_equal(cluster, before):
+            break
+        before = cluster
+        centroids = _centroids(rows, cluster, found.similarity[:, 0], k)
+    return np.ascontiguousarray(centroids[:, : np.shape(features)[1]])
+
+
+def _count(name: str, value: int, most: int, of_what: str) -> int:
+    if not 1 <= operator.index(value) <= most:
+        raise ValueError(f"{name} must be between 1 and {most}, {of_what}, not {value}")
+    return operator.index(value)
+
+
+def _choose(n: int, n_queries: int, width: int, k: int, device: str) -> str:
+    operations = 2.0 * n * n_queries * width
+    size = f"{n_queries} x {n} products of width {width}"
+    if device != "cpu" or operations <= EXACT_OPERATIONS:
+        method, reason = "exact", f"{size} are quick enough on {device}"
+    elif _gpus() and k <= GPU_LARGEST_K:
+        method, reason = "faiss-gpu", f"{size} are too slow on the CPU, and FAISS sees a GPU"
+    else:
+        method, reason = "faiss-ivf", f"{size} are too slow for an exact answer"
+    log.info("neighbors: method %s, because %s", method, reason)
+    return method
+
+
+def _gpus() -> int:
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
+def _faiss_search(rows: Floats, queries: Floats, k: int, method: str, threads: int) -> Indices:
+    """What FAISS finds, -1 where it found too few. One thread builds the index, so that it is always the same one."""
+    if method == "faiss-gpu" and k > GPU_LARGEST_K:
+        raise ValueError(f"k must be at most {GPU_LARGEST_K} with method 'faiss-gpu', not {k} (a row itself included)")
+    if method == "faiss-gpu" and not _gpus():
+        raise ValueError("method 'faiss-gpu' needs a CUDA device and FAISS for GPUs: pip install 'gdui[cuda12]'")
+    with _faiss_threads(1):
+        index = _index(rows, k, method)
+    with _faiss_threads(threads):
+        return np.asarray(index.search(queries, k)[1], np.int32)
+
+
+def _index(rows: Floats, k: int, method: str) -> faiss.Index:
+    width = rows.shape[1]
+    index: faiss.Index = faiss.IndexFlatIP(width)
+    if method == "faiss-gpu":
+        index = faiss.index_cpu_to_all_gpus(index)
+    elif method == "faiss-hnsw":
+        index = faiss.IndexHNSWFlat(width, 32, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efSearch = max(64, 2 * k)
+    elif method == "faiss-ivf":
+        lists = max(1, min(2 * int(len(rows) ** 0.5), len(rows) // 39))
+        index = faiss.index_factory(width, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+        faiss.ParameterSpace().set_index_parameter(index, "nprobe", max(8, lists // 20))
+        faiss.extract_index_ivf(index).cp.max_points_per_centroid = 64
+        index.train(rows)
+    index.add(rows)
+    return index
+
+
+@contextmanager
+def _faiss_threads(threads: int) -> Iterator[None]:
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _without_self(found: Indices, own: npt.NDArray[np.intp]) -> Indices:
+    """Drops from each row its `own` number, or its last neighbour where that is not among them."""
+    keep = found != own[:, None]
+    keep[keep.all(axis=1), -1] = False
+    return np.asarray(found[keep].reshape(len(found), -1), np.int32)
+
+
+def _completed(rows: Floats, queries: Floats, found: Indices, threads: int) -> Indices:
+    """`found`, searched exactly where FAISS found too few (an index -1)."""
+    short = np.flatnonzero((found < 0).any(axis=1))
+    if len(short):
+        found[short] = exact.nearest(rows, queries[short], found.shape[1], threads=threads).indices
+    return found
+
+
+def _spread_out(rows: Floats, k: int, rng: np.random.Generator, threads: int) -> Floats:
+    """The first centroids: rows of a sample, each likelier the farther it lies from those chosen (k-means++)."""
+    sample = rows[np.sort(rng.choice(len(rows), min(len(rows), 64 * k + 1000), replace=False))]
+    nearest = np.full(len(sample), -np.inf, np.float32)
+    chosen: list[int] = []
+    for _ in range(k):
+        distance = 1 - np.clip(nearest.astype(np.float64), -1, 1)
+        distance[chosen] = 0
+        reach = np.cumsum(distance)
+        at = int(np.searchsorted(reach, rng.random() * reach[-1], side="right"))
+        chosen.append(min(at, len(sample) - 1))
+        near = exact.nearest(sample[chosen[-1:]], sample, 1, threads=threads).similarity[:, 0]
+        nearest = np.maximum(nearest, near)
+    return np.ascontiguousarray(sample[chosen])
+
+
+def _centroids(rows: Floats, cluster: npt.NDArray[np.int32], similarity: Floats, k: int) -> Floats:
+    """The mean direction of each cluster; an empty one starts again at a row that is far from its centroid."""
+    order = np.argsort(cluster, kind="stable")
+    sizes = np.bincount(cluster, minlength=k)
+    filled = np.flatnonzero(sizes)
+    starts = (np.cumsum(sizes) - sizes)[filled]
+    sums = np.empty((k, rows.shape[1]))
+    sums[filled] = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64)
+    empty = np.flatnonzero(sizes == 0)
+    sums[empty] = rows[np.argsort(similarity, kind="stable")[: len(empty)]]
+    return exact.unit_rows("centroids", sums)

@@ -1,0 +1,222 @@
+"""The folder that a run lives in: files that are whole or absent, a manifest of what is done, and a lock."""
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from gdui import __version__, checks, toml
+
+__all__ = ["LABELS", "Run", "atomic_path", "flat", "read_manifest"]
+
+PART = ".part-"
+LOCK = ".lock"
+MANIFEST = "manifest.json"
+LABELS = "labels.parquet"
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, synced, once the block ends, or is removed if it fails."""
+    path = Path(path)
+    temporary = path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name[-40:]}")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Run:
+    """A run folder, held by one process at a time; use it in a `with` block.
+
+    Settings are plain values, nested at most one level. Once something is done, other settings are refused, unless
+    those that differ are named in `free`: they can't change a result. A stage that is `done` leaves its facts behind.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        *,
+        mode: str = "continue",
+        free: Collection[str] = (),
+    ) -> None:
+        """Opens or makes the folder; `mode` "overwrite" empties one that was begun before."""
+        checks.one_of("mode", mode, ("continue", "overwrite"))
+        self.path = Path(path)
+        self.settings = dict(settings)
+        self._free = frozenset(free)
+        self._manifest: dict[str, Any] = {}
+        self._lock = _hold(self.path)
+        try:
+            self._open(mode)
+        except BaseException:
+            self.close()
+            raise
+
+    features = property(lambda self: self.path / "features")
+    labels = property(lambda self: self.path / LABELS)
+    quarantine = property(lambda self: self.path / "quarantine.parquet")
+    log = property(lambda self: self.path / "log")
+    report = property(lambda self: self.path / "report.html")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets another process have the folder."""
+        self._lock.close()
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """What is done, in the order it was done, and the facts of each."""
+        return {name: dict(facts) for name, facts in self._manifest["stages"].items()}
+
+    def done(self, stage: str) -> bool:
+        """Whether `stage` was finished, in this process or an earlier one."""
+        return stage in self._manifest["stages"]
+
+    def finish(self, stage: str, **facts: Any) -> None:
+        """Marks `stage` as done; its files must be written by now."""
+        self._manifest["stages"][stage] = facts
+        self._save()
+
+    def reopen(self, settings: Mapping[str, Any], *stages: str) -> None:
+        """Takes new settings, for which `stages` are to be done again; their files stay until they are replaced."""
+        self.settings = dict(settings)
+        kept = {name: facts for name, facts in self._manifest["stages"].items() if name not in stages}
+        self._manifest = self._fresh() | {"stages": kept}
+        self._save()
+
+    def _open(self, mode: str) -> None:
+        begun = (self.path / MANIFEST).exists()
+        if begun and mode == "continue":
+            self._manifest = read_manifest(self.path)
+        if self._manifest.get("stages") or (self._manifest and self.features.exists()):
+            self._agree()
+        else:
+            _refuse_foreign(self.path, begun)
+            self._manifest = self._fresh()
+            self._save()
+            _empty(self.path)
+        _sweep(self.path)
+
+    def _fresh(self) -> dict[str, Any]:
+        return {"gdui": __version__, "configuration": self._digest(), "settings": self.settings, "stages": {}}
+
+    def _digest(self) -> str:
+        kept = {name: value for name, value in flat(self.settings).items() if name not in self._free}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+    def _agree(self) -> None:
+        if self._manifest["configuration"] == self._digest():
+            return
+        before, now = flat(self._manifest["settings"]), flat(self.settings)
+        changed = [
+            f"  {name}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
+            for name in sorted({*before, *now} - self._free)
+            if before.get(name) != now.get(name)
+        ]
+        raise ValueError(
+            f"{self.path} was begun with other settings: give the same, choose another folder, or mode 'overwrite'\n"
+            + "\n".join(changed)
+        )
+
+    def _save(self) -> None:
+        with atomic_path(self.path / "config.toml") as path:
+            path.write_text(toml.dumps(self.settings), encoding="utf-8")
+        with atomic_path(self.path / MANIFEST) as path:
+            path.write_text(json.dumps(self._manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the run in `folder` says of itself: gdui, configuration (a hash), settings, stages."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{os.fspath(folder)} is not a run folder: it has no {MANIFEST}")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        manifest = None
+    parts = {"gdui": str, "configuration": str, "settings": dict, "stages": dict}
+    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(name), kind) for name, kind in parts.items()):
+        raise ValueError(f"{path} is damaged: start anew with mode 'overwrite'")
+    return manifest
+
+
+def flat(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """{"refine": {"sigma": 0.5}} becomes {"refine.sigma": 0.5}; None and what is absent are the same."""
+    out: dict[str, Any] = {}
+    for name, value in nested.items():
+        inner = {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, Mapping) else {name: value}
+        out |= {key: list(v) if isinstance(v, tuple) else v for key, v in inner.items() if v is not None}
+    return out
+
+
+def _shown(value: Any) -> str:
+    text = "(none)" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _hold(folder: Path) -> TextIO:
+    """The open file whose lock says that this process has the folder; it goes with the process, however that dies."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; a run needs a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / LOCK).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read(32)
+        lock.close()
+        raise ValueError(f"{folder} is in use by process {owner or '(unknown)'}") from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _refuse_foreign(folder: Path, begun: bool) -> None:
+    """A folder that holds something else is not ours to fill."""
+    ours = {LOCK, "config.toml"}
+    others = sorted(
+        entry.name for entry in folder.iterdir() if not entry.name.startswith(PART) and entry.name not in ours
+    )
+    if others and not begun:
+        raise ValueError(f"{folder} is not empty and not a run folder (it holds {others[0]!r}): choose another one")
+
+
+def _empty(folder: Path) -> None:
+    for name in (LABELS, "quarantine.parquet", "report.html", "log"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "features", ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a killed process left half written."""
+    for left in [*folder.glob(f"{PART}*"), *folder.glob(f"features/{PART}*")]:
+        left.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

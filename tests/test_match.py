@@ -1,0 +1,213 @@
+"""Stable matching against brute force, greedy and deferred acceptance written out; its certificate; what it refuses."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from gdui.labeling.match import hungarian, stable_match
+
+Table = npt.NDArray[Any]
+
+
+def tables(most: int = 8, values: st.SearchStrategy[int] | None = None) -> st.SearchStrategy[Table]:
+    """Small tables full of ties."""
+    shape = st.tuples(st.integers(1, most), st.integers(1, most))
+    return shape.flatmap(lambda s: arrays(np.float32, s, elements=st.integers(0, 3) if values is None else values))
+
+
+def ranks(*keys: Table) -> Table:
+    """The strict order of all pairs: 0 is the best."""
+    flat = [np.arange(keys[0].size), *(-key.astype(float).ravel() for key in reversed(keys))]
+    rank = np.empty(keys[0].size, dtype=int)
+    rank[np.lexsort(flat)] = np.arange(keys[0].size)
+    return rank.reshape(keys[0].shape)
+
+
+def greedy(rank: Table, seats: Table) -> Table:
+    classes, left = np.full(len(rank), -1), seats.copy()
+    for pair in np.argsort(rank, axis=None):
+        k, c = divmod(int(pair), rank.shape[1])
+        if classes[k] < 0 and left[c] > 0:
+            classes[k] = c
+            left[c] -= 1
+    return classes
+
+
+def blocking(mine: Table, theirs: Table, classes: Table, seats: Table) -> int:
+    count = 0
+    for k, c in np.ndindex(*mine.shape):
+        held = np.flatnonzero(classes == c)
+        wants = classes[k] < 0 or mine[k, c] < mine[k, classes[k]]
+        takes = len(held) < seats[c] or any(theirs[k, c] < theirs[j, c] for j in held)
+        count += bool(classes[k] != c and wants and takes)
+    return count
+
+
+def all_matchings(rows: int, seats: Table) -> list[Table]:
+    options = itertools.product(range(-1, len(seats)), repeat=rows)
+    found = [np.array(option) for option in options]
+    return [m for m in found if (np.bincount(m[m >= 0], minlength=len(seats)) <= seats).all()]
+
+
+@settings(max_examples=150, deadline=None)
+@given(tables(), st.data())
+def test_one_table_gives_the_greedy_matching_and_it_is_stable(table: Table, data: st.DataObject) -> None:
+    seats = data.draw(arrays(np.int64, table.shape[1], elements=st.integers(0, 3)))
+    tie = data.draw(arrays(np.float64, table.shape, elements=st.integers(0, 1)))
+    rank = ranks(table, tie)
+    found = stable_match(table, tie_break=tie, capacity=seats)
+    np.testing.assert_array_equal(found.class_of_cluster, greedy(rank, seats))
+    assert found.blocking_pairs == 0 == blocking(rank, rank, found.class_of_cluster, seats)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tables(4), st.data())
+def test_two_tables_give_every_cluster_its_best_stable_class(table: Table, data: st.DataObject) -> None:
+    other = data.draw(arrays(np.float64, table.shape, elements=st.integers(0, 3)))
+    seats = data.draw(arrays(np.int64, table.shape[1], elements=st.integers(0, 2)))
+    mine, theirs = ranks(table), ranks(other)
+    found = stable_match(table, other, capacity=seats)
+    assert found.blocking_pairs == 0
+    stable = [m for m in all_matchings(len(table), seats) if blocking(mine, theirs, m, seats) == 0]
+    wish = np.column_stack([mine, np.full(len(mine), mine.size)])  # index -1 is the wish of last resort
+    best = np.min([wish[np.arange(len(mine)), m] for m in stable], axis=0)
+    np.testing.assert_array_equal(wish[np.arange(len(mine)), found.class_of_cluster], best)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tables(6), st.data())
+def test_blocking_pairs_of_any_matching_are_counted(table: Table, data: st.DataObject) -> None:
+    from gdui import _core
+
+    other = data.draw(arrays(np.float32, table.shape, elements=st.integers(0, 3)))
+    tie = data.draw(arrays(np.float32, table.shape, elements=st.integers(0, 1)))
+    classes = np.array(
+        data.draw(st.lists(st.integers(-1, table.shape[1] - 1), min_size=len(table), max_size=len(table)))
+    )
+    seats = np.bincount(classes[classes >= 0], minlength=table.shape[1]) + data.draw(st.integers(0, 1))
+    for theirs in (None, other):
+        count, _, _ = _core.certify(table, theirs, [tie], seats, classes, 1)
+        assert count == blocking(ranks(table, tie), ranks(table if theirs is None else theirs, tie), classes, seats)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.booleans())
+def test_permuting_clusters_or_classes_permutes_the_result(rows: int, cols: int, seed: int, two: bool) -> None:
+    rng = np.random.default_rng(seed)
+    table, other = rng.random((2, rows, cols))
+    p, q = rng.permutation(rows), rng.permutation(cols)
+    plain = stable_match(table, other if two else None).class_of_cluster
+    moved = stable_match(table[p][:, q], other[p][:, q] if two else None).class_of_cluster
+    np.testing.assert_array_equal(np.append(q, -1)[moved], plain[p])
+
+
+def one_mind(n: int, rng: np.random.Generator) -> Table:
+    """Every cluster ranks the classes alike, and every class the clusters: the hardest case for proposals."""
+    return (np.sort(rng.random(n))[None, :] + 1e-3 * rng.random(n)[:, None]).astype(np.float64)
+
+
+@pytest.mark.parametrize("kind", ["random", "one mind", "votes", "all equal", "wide", "tall"])
+def test_larger_tables_equal_greedy(kind: str, rng: np.random.Generator) -> None:
+    table = {
+        "random": rng.random((700, 700), dtype=np.float32),
+        "one mind": one_mind(600, rng),
+        "votes": rng.poisson(0.05, (500, 500)).astype(np.float16),
+        "all equal": np.zeros((300, 300), np.float32),
+        "wide": np.round(one_mind(900, rng), 3)[:200],
+        "tall": one_mind(900, rng)[:, :200],
+    }[kind]
+    seats = np.ones(table.shape[1], dtype=np.int64)
+    found = stable_match(table)
+    np.testing.assert_array_equal(found.class_of_cluster, greedy(ranks(table), seats))
+    assert found.blocking_pairs == 0
+    np.testing.assert_array_equal(stable_match(table, table.copy()).class_of_cluster, found.class_of_cluster)
+
+
+@pytest.mark.parametrize("capacity", [2, 3])
+def test_chains_fill_every_seat(capacity: int, rng: np.random.Generator) -> None:
+    table = one_mind(400, rng)[:, :150]
+    found = stable_match(table, capacity=capacity)
+    np.testing.assert_array_equal(found.class_of_cluster, greedy(ranks(table), np.full(150, capacity)))
+    assert found.blocking_pairs == 0
+
+
+def test_threads_strides_and_types_change_nothing(rng: np.random.Generator) -> None:
+    table = rng.integers(0, 50, (130, 90)).astype(np.float32)
+    table.flags.writeable = False
+    expected = stable_match(table, threads=1)
+    wide = np.zeros((130, 180), np.float32)
+    wide[:, ::2] = table
+    packed = np.zeros((130, 90), np.dtype([("pad", "u1"), ("x", "<f4")]))
+    packed["x"] = table
+    forms = [table.astype(np.float16), table.astype(np.float64), np.asfortranarray(table), wide[:, ::2], packed["x"]]
+    for form in [*forms, table[::-1][::-1], table.astype(np.int8), table.tolist()]:
+        for threads in (1, 2, 5):
+            found = stable_match(form, threads=threads)
+            np.testing.assert_array_equal(found.class_of_cluster, expected.class_of_cluster)
+            np.testing.assert_array_equal(found.margin, expected.margin)
+
+
+def test_the_certificate() -> None:
+    table = np.array([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.7, 0.3, 0.0], [0.1, 0.1, 0.1]])
+    found = stable_match(table)
+    assert found.class_of_cluster.tolist() == [0, -1, 1, 2]
+    np.testing.assert_allclose(found.margin, [0.8, np.nan, -0.4, 0.0])
+    assert stable_match(table[:3]).zero_vote.tolist() == [False, True, False]
+    assert stable_match(table[:2]).unmatched_classes.tolist() == [2]
+    assert stable_match(table[:, :1]).margin[0] == np.inf
+    best = hungarian(table)
+    assert found.gap == pytest.approx(best.total - found.total)
+    assert best.gap == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(tables(5, st.integers(0, 9)), st.integers(1, 2))
+def test_hungarian_has_the_largest_total(table: Table, capacity: int) -> None:
+    found = hungarian(table, capacity)
+    whole = all_matchings(len(table), np.full(table.shape[1], capacity))
+    totals = [table[m >= 0, m[m >= 0]].sum() for m in whole]
+    assert found.total == max(totals)
+    assert stable_match(table, capacity=capacity).gap >= 0
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0), (1, 1)])
+def test_small_shapes(shape: tuple[int, int]) -> None:
+    found = stable_match(np.zeros(shape))
+    assert (found.class_of_cluster >= 0).sum() == min(shape)
+    assert len(found.unmatched_classes) == shape[1] - min(shape)
+    assert found.gap == 0
+    assert len(stable_match(np.zeros(shape), np.zeros(shape)).class_of_cluster) == shape[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"priority": [[np.nan, 1]]}, ValueError, "priority holds NaN"),
+        ({"priority": [[np.inf, 1]]}, ValueError, "priority holds NaN or infinity"),
+        ({"priority": [1, 2]}, ValueError, r"priority must have 2 axes, not 1"),
+        ({"priority": [["a"]]}, TypeError, "priority must be real numbers"),
+        ({"priority": np.zeros((2, 2)), "class_priority": np.zeros((2, 3))}, ValueError, r"\(2, 2\), not \(2, 3\)"),
+        ({"priority": np.zeros((1, 1)), "class_priority": [[np.nan]]}, ValueError, "class_priority holds NaN"),
+        ({"priority": np.zeros((1, 1)), "tie_break": [np.zeros((1, 1)), [[np.nan]]]}, ValueError, r"tie_break\[1\]"),
+        ({"priority": np.zeros((2, 2)), "tie_break": np.zeros((1, 2))}, ValueError, "tie_break must have"),
+        ({"priority": np.zeros((2, 2)), "capacity": -1}, ValueError, "capacity must be at least 0"),
+        ({"priority": np.zeros((2, 2)), "capacity": [1]}, ValueError, "capacity must have 2 entries, not 1"),
+        ({"priority": np.zeros((2, 2)), "capacity": 0.5}, TypeError, "capacity must be integers"),
+        ({"priority": np.zeros((2, 2)), "threads": 0}, ValueError, "threads must be at least 1"),
+    ],
+)
+def test_mistakes_are_named(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        stable_match(**arguments)
+
+
+def test_a_huge_capacity_is_just_enough_for_all() -> None:
+    found = stable_match(np.zeros((3, 2)), capacity=2**62)
+    assert found.class_of_cluster.tolist() == [0, 0, 0]
+    assert found.gap == 0
