@@ -64,16 +64,22 @@ Rows rows_of(const Shape &shape, const Loss &loss, const Terms &terms, const Til
   return {predicted, read(shape, loss.values, tile, buffers.values), noise, x0, tile.length};
 }
 
-// The divergence of two Gaussians whose means are slope * d apart; the ratio of their variances is e^`log_ratio`.
+// e^r - 1 - r; near zero, where that cancels, its series.
+GDUI_INLINE float excess(float r, float power) {
+  const float series = r * r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120))));
+  return std::fabs(r) < 0.1f ? series : power - 1.0f - r;
+}
+
+// The divergence of two Gaussians whose means are slope * error apart; the ratio of their variances is e^`log_ratio`.
 struct Divergence {
   GDUI_INLINE Divergence(const Terms &terms, float error, float value)
       : log_ratio(-0.5f * (value + 1.0f) * terms.log_range), ratio(exponential(log_ratio)),
-        inverse_variance(ratio * terms.inverse_small), apart(terms.slope * terms.slope * error * inverse_variance),
+        over(excess(log_ratio, ratio)), apart(terms.slope * terms.slope * error * ratio * terms.inverse_small),
         error(error) {}
-  GDUI_INLINE float value() const { return 0.5f * (ratio - 1.0f - log_ratio + apart * error); }
+  GDUI_INLINE float value() const { return 0.5f * (over + apart * error); }
   GDUI_INLINE float by_error() const { return apart; }
-  GDUI_INLINE float by_log_variance() const { return 0.5f * (1.0f - ratio - apart * error); }
-  float log_ratio, ratio, inverse_variance, apart, error;
+  GDUI_INLINE float by_log_variance() const { return -0.5f * (log_ratio + over + apart * error); }
+  float log_ratio, ratio, over, apart, error;
 };
 
 GDUI_INLINE Surprise surprise_at(const Rows &rows, const Terms &terms, int i) {
@@ -158,37 +164,32 @@ struct Gradient {
 
 } // namespace
 
-void denoising_loss(const Shape &shape, const Steps &steps, const Loss &loss, float *out, int threads) {
+void denoising_loss(const Shape &shape, const Steps &steps, const Loss &loss, const Gradients &gradients, float *out,
+                    int threads) {
   require_steps(steps, shape.images);
   const std::int64_t tiles = tiles_of(shape);
+  const auto count = static_cast<float>(shape.count());
   std::vector<float> sums(shape.images * tiles);
   for_each_tile(shape, threads, [&](const Tile &tile) {
     Buffers buffers;
     const Terms terms = terms_of(loss, row_of(steps, tile.image), steps.t[tile.image] == 0);
-    run_vectorised(Sum{}, terms, rows_of(shape, loss, terms, tile, buffers), sums[tile.index]);
+    const Rows rows = rows_of(shape, loss, terms, tile, buffers);
+    run_vectorised(Sum{}, terms, rows, sums[tile.index]);
+    if (!gradients.predicted.data)
+      return;
+    const float above = gradients.above ? gradients.above[tile.image] : 1.0f;
+    Written to_predicted(shape, gradients.predicted, tile), to_values(shape, gradients.values, tile);
+    run_vectorised(Gradient{}, terms, rows, above / count, to_predicted.row(), to_values.row());
+    to_predicted.finish();
+    if (loss.kind != Kind::simple)
+      to_values.finish();
   });
   for (std::int64_t image = 0; image < shape.images; ++image) {
     double sum = 0;
     for (std::int64_t i = 0; i < tiles; ++i)
       sum += sums[image * tiles + i];
-    out[image] = static_cast<float>(sum / static_cast<double>(shape.count()));
+    out[image] = static_cast<float>(sum / count);
   }
-}
-
-void denoising_loss_backward(const Shape &shape, const Steps &steps, const Loss &loss, const float *dloss,
-                             const Output &dpredicted, const Output &dvalues, int threads) {
-  require_steps(steps, shape.images);
-  for_each_tile(shape, threads, [&](const Tile &tile) {
-    Buffers buffers;
-    const Terms terms = terms_of(loss, row_of(steps, tile.image), steps.t[tile.image] == 0);
-    const Rows rows = rows_of(shape, loss, terms, tile, buffers);
-    Written to_predicted(shape, dpredicted, tile), to_values(shape, dvalues, tile);
-    run_vectorised(Gradient{}, terms, rows, dloss[tile.image] / static_cast<float>(shape.count()), to_predicted.row(),
-                   to_values.row());
-    to_predicted.finish();
-    if (loss.kind != Kind::simple)
-      to_values.finish();
-  });
 }
 
 } // namespace gdui

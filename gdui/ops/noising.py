@@ -17,6 +17,7 @@ from gdui.ops.images import (
     check_steps,
     dense_like,
     planes,
+    runner,
     table_of,
     threads,
 )
@@ -44,7 +45,7 @@ def noise_images(
     check_images("x0", x0)
     check_steps("t", t, x0, "x0")
     check_noise(noise, seed, x0, "x0")
-    run = noise_images_op if torch.compiler.is_compiling() else NoiseImages.apply
+    run = runner(noise_images_op, NoiseImages.apply, compute, x0, noise)
     out: Tensor = run(x0, t, table_of(schedule, x0), noise, seed, backend)
     return out
 
