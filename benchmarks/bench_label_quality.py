@@ -1,7 +1,7 @@
 """How right the labels are on real pictures: ours beside the opinion alone, k-means, and a supervised linear probe.
 
-One setting for every set; no label is seen before the scoring. The truth is used by three ways only, and says so in their
-names: k-means gets its best mapping, the probe learns from half of the labels, and the last lines flip votes at random.
+One setting for every set; no label is seen before the scoring. Two peers use the truth: k-means gets its best mapping,
+and the probe learns from half of the labels. The last rows show each set as votes are flipped at random.
 """
 
 import time

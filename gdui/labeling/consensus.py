@@ -2,7 +2,7 @@
 
 A biased opinion gives some classes too many votes everywhere. So a class's votes are scaled until it gets its share of
 the images. What the shares are is not known: equal ones stand unless unequal ones explain the two witnesses, the
-opinion and the neighbours, clearly better. N is the number of images, k of neighbours, C of classes.
+opinion and the neighbours, clearly better. A class that its own images hardly vote for has none. N is the number of images, k of neighbours, C of classes.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Consensus", "balance", "estimated_shares", "information", "settle"]
+__all__ = ["Consensus", "absent", "balance", "estimated_shares", "information", "settle"]
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 
 TRUST = (0.25, 0.5, 0.75, 1.0)
 FLOOR = 1e-9
+RARELY = 0.02  # as often as for the class they name most
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def settle(
     """
     classes = field.shape[1]
     estimate = estimated_shares(field)
+    estimate[absent(balance(field, _tempered(estimate, 0)).argmax(axis=1), votes, classes)] = 0
     criterion: dict[float, float] = {}
     for trust in (0.0, *TRUST):
         label = balance(field, _tempered(estimate, trust)).argmax(axis=1)
@@ -81,6 +83,12 @@ def estimated_shares(field: Matrix) -> Vector:
     return np.asarray(counts / counts.sum(), np.float64)
 
 
+def absent(label: npt.NDArray[np.integer], votes: npt.NDArray[np.integer], classes: int) -> npt.NDArray[np.bool_]:
+    """Classes that no image seems to belong to: those given the label [N] vote for it `RARELY` at best [C]."""
+    table = np.bincount(label.astype(np.int64) * classes + votes, minlength=classes**2).reshape(classes, classes)
+    return np.asarray(np.diag(table) <= RARELY * table.max(axis=1), np.bool_)
+
+
 def information(one: npt.NDArray[np.integer], other: npt.NDArray[np.integer], classes: int) -> float:
     """The mutual information of two labellings of the same images, in nats."""
     joint = np.bincount(one.astype(np.int64) * classes + other, minlength=classes**2).reshape(classes, classes)
@@ -91,5 +99,5 @@ def information(one: npt.NDArray[np.integer], other: npt.NDArray[np.integer], cl
 
 
 def _tempered(shares: Vector, trust: float) -> Vector:
-    powered = shares**trust
+    powered = np.where(shares > 0, shares, 1) ** trust * (shares > 0)
     return np.asarray(powered / powered.sum(), np.float64)

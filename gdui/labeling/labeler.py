@@ -32,6 +32,8 @@ Matrix = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.integer]
 Progress = Callable[[str, int, int], None]
 
+ROWS_PER_CLASS = 100
+EVERYTHING = 2.0  # a floor no probability reaches
 CLUSTERS_PER_CLASS = {"paper": 1, "default": 3}
 
 log = logging.getLogger(__name__)
@@ -166,7 +168,7 @@ class Labeler:
     def _learn(self, images: Images, clock: "_Clock") -> "_Outcome":
         """All stages, on all images or a sample of them."""
         config = self.config
-        rows = _sample(len(images), config)
+        rows = _sample(len(images), max(config.fit_rows, ROWS_PER_CLASS * len(self.classes)), config.seed)
         clock.total = len(rows)
         features, opinion = images.rows(rows)
         learned = Learned.blank(features, centred=config.graph.enabled)
@@ -189,7 +191,13 @@ class Labeler:
                 settled = self._settle(votes, modes, near, similarity)
                 votes, self.shares = consensus.balance(opinion, settled.shares).argmax(axis=1), settled.shares
             with clock.stage("linear"):
-                learned, decided = self._smooth(learned, refined, settled.field, unit, opinion, votes, near[:, 0])
+                smooth, decided = self._smooth(learned, refined, settled.field, unit, opinion, votes, near[:, 0])
+            if 1 - _differ(decided.label, decided.label[near[:, 0]]) >= config.graph.least:
+                learned = smooth
+            else:
+                log.warning("neighbours hardly agree on any label: the features tell little, and the opinion stands")
+                learned = replace(learned, floor=np.full(model.k, EVERYTHING, np.float32))
+                decided = learned.refined(found, opinion)
         matched = named.names[found.cluster]
         self._facts = Facts(
             encoder=_name(self.encoder),
@@ -402,13 +410,11 @@ class _Clock:
         self.report(name, self.total)
 
 
-def _sample(n: int, config: Config) -> npt.NDArray[np.int64]:
+def _sample(n: int, most: int, seed: int) -> npt.NDArray[np.int64]:
     """The images to learn from, in order."""
     if n < 2:
         raise ValueError(f"at least 2 images are needed to learn from, not {n}")
-    if n <= config.fit_rows:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(config.seed).choice(n, config.fit_rows, replace=False))
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
 def _candidates(classes: int, n: int) -> list[int]:
