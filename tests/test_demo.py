@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -197,6 +198,7 @@ def test_the_demo_labels_handwriting_without_a_label(tmp_path: Path, monkeypatch
             return np.asarray(load_digits().target)
 
     monkeypatch.setattr(demo, "load_digits", Guarded)
+    started = time.process_time()
     result = demo.run(tmp_path / "run")
     score = {one.way: one.accuracy for one in result.scores}
     assert score["preset default"] >= 0.93
@@ -205,4 +207,4 @@ def test_the_demo_labels_handwriting_without_a_label(tmp_path: Path, monkeypatch
     assert all(word in str(result) for word in [*score, "labels.parquet", "contact_sheet.png", "1,797 images"])
     assert Labels.from_parquet(tmp_path / "run" / "labels.parquet").table.equals(result.labels.table)
     assert Image.open(result.sheet).width > 1000
-    assert result.seconds < 60
+    assert time.process_time() - started < 2 * 60, "a minute of two cores"
