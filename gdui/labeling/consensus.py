@@ -2,7 +2,8 @@
 
 A biased opinion gives some classes too many votes everywhere. So a class's votes are scaled until it gets its share of
 the images. What the shares are is not known: equal ones stand unless unequal ones explain the two witnesses, the
-opinion and the neighbours, clearly better. A class that its own images hardly vote for has none. N is the number of images, k of neighbours, C of classes.
+opinion and the neighbours, clearly better. A class that its own images hardly vote for has none.
+N is the number of images, k of neighbours, C of classes.
 """
 
 from dataclasses import dataclass
