@@ -31,6 +31,7 @@ LAYERS: list[set[str]] = [
     {"gdui.diffusion.unet"},
     {"gdui.diffusion.classifier"},
     {"gdui.labeling.inputs", "gdui.labeling.learned", "gdui.labeling.naming"},
+    {"gdui.labeling.outcome"},
     {"gdui.labeling.labeler", "gdui.labeling.distribute", "gdui.diffusion.checkpoints"},
     {"gdui.labeling.workflow"},
     {"gdui.diffusion.train", "gdui.diffusion.sample", "gdui.evaluation"},

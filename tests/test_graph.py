@@ -101,6 +101,12 @@ def test_shares_are_unequal_only_where_the_witnesses_say_so(sizes: list[int], eq
     assert (settled.field.argmax(1) == truth).mean() > 0.97
 
 
+def test_a_class_its_images_do_not_vote_for_is_absent() -> None:
+    label, votes = np.repeat([0, 1, 2], 100), np.repeat([0, 1, 1], 100)
+    assert consensus.absent(label, votes, 3).tolist() == [False, False, True]
+    assert not consensus.absent(label, (label + 1) % 3, 3).any()
+
+
 def test_a_wrong_shape_is_named() -> None:
     with pytest.raises(ValueError, match=r"similarity must have the shape of neighbors \(3, 2\), not \(3, 1\)"):
         graph.adjacency(np.zeros((3, 2), int), np.zeros((3, 1), np.float32))

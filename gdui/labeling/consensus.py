@@ -2,7 +2,8 @@
 
 A biased opinion gives some classes too many votes everywhere. So a class's votes are scaled until it gets its share of
 the images. What the shares are is not known: equal ones stand unless unequal ones explain the two witnesses, the
-opinion and the neighbours, clearly better. A class that its own images hardly vote for has none. N is the number of images, k of neighbours, C of classes.
+opinion and the neighbours, clearly better. A class that its own images hardly vote for has none.
+N is the number of images, k of neighbours, C of classes.
 """
 
 from dataclasses import dataclass
@@ -84,9 +85,13 @@ def estimated_shares(field: Matrix) -> Vector:
 
 
 def absent(label: npt.NDArray[np.integer], votes: npt.NDArray[np.integer], classes: int) -> npt.NDArray[np.bool_]:
-    """Classes that no image seems to belong to: those given the label [N] vote for it `RARELY` at best [C]."""
+    """Classes that no image seems to belong to: those given the label [N] vote for it `RARELY` at best [C].
+
+    Where that holds for all of them the votes are no measure, and none is absent.
+    """
     table = np.bincount(label.astype(np.int64) * classes + votes, minlength=classes**2).reshape(classes, classes)
-    return np.asarray(np.diag(table) <= RARELY * table.max(axis=1), np.bool_)
+    rare = np.diag(table) <= RARELY * table.max(axis=1)
+    return np.asarray(rare & ~rare.all(), np.bool_)
 
 
 def information(one: npt.NDArray[np.integer], other: npt.NDArray[np.integer], classes: int) -> float:

@@ -2,10 +2,8 @@
 
 import logging
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,14 +21,14 @@ from gdui.labeling.inputs import Images, Scores, Texts
 from gdui.labeling.learned import RULE, Decision, Learned, calibrated, confidences, overruled
 from gdui.labeling.neighbors import neighbors
 from gdui.labeling.opinions import TEMPLATES, class_embeddings
+from gdui.labeling.outcome import Clock, Outcome, Progress, Table
 from gdui.labeling.select import consistency_from_neighbors
 from gdui.labels import Facts, Labels
 
-__all__ = ["Labeler"]
+__all__ = ["Labeler", "Progress"]
 
 Matrix = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.integer]
-Progress = Callable[[str, int, int], None]
 
 ROWS_PER_CLASS = 100
 EVERYTHING = 2.0  # a floor no probability reaches
@@ -79,7 +77,7 @@ class Labeler:
         progress: Progress | None = None,
     ) -> Self:
         """Learns from images, and remembers it for `predict`; for the arguments see `fit_predict`."""
-        self._learn(self._images(source, features, opinions, ids), _Clock(progress))
+        self._learn(self._images(source, features, opinions, ids), Clock(progress))
         return self
 
     def predict(
@@ -93,7 +91,7 @@ class Labeler:
     ) -> Labels:
         """Labels new images by what was learned: one pass of matrix products, nothing is clustered or learned again."""
         self._fitted()
-        return self._labels(self._images(source, features, opinions, ids), _Clock(progress), None)
+        return self._labels(self._images(source, features, opinions, ids), Clock(progress), None)
 
     def fit_predict(
         self,
@@ -113,7 +111,7 @@ class Labeler:
             ids: names of the rows of `features`; by default those stored with them, or the row numbers.
             progress: called with (stage, images done, images in all).
         """
-        images, clock = self._images(source, features, opinions, ids), _Clock(progress)
+        images, clock = self._images(source, features, opinions, ids), Clock(progress)
         return self._labels(images, clock, self._learn(images, clock))
 
     def save(self, path: str | Path) -> None:
@@ -165,7 +163,7 @@ class Labeler:
             self.encoder = load_encoder(self.encoder, batch=self.config.encode.batch)
         return self.encoder
 
-    def _learn(self, images: Images, clock: "_Clock") -> "_Outcome":
+    def _learn(self, images: Images, clock: Clock) -> Outcome:
         """All stages, on all images or a sample of them."""
         config = self.config
         rows = _sample(len(images), max(config.fit_rows, ROWS_PER_CLASS * len(self.classes)), config.seed)
@@ -213,7 +211,7 @@ class Labeler:
         )
         surety = opinion.max(axis=1)[near[:, : config.graph.neighbors]].mean(axis=1)
         self._learned = replace(learned, surety=naming.cluster_means(surety, found.cluster, model.k))
-        return _Outcome(rows, found, decided, surety, _consistency(near, found.cluster, config.neighbors.consistency))
+        return Outcome(rows, found, decided, surety, _consistency(near, found.cluster, config.neighbors.consistency))
 
     def _modes(self, near: Indices, similarity: Matrix) -> Matrix:
         """The graph's slow modes, where a later step asks for them [N, modes]."""
@@ -306,10 +304,10 @@ class Labeler:
         decided = overruled(refined, label, confidences(odds, calibrated(odds, accuracy)))
         return replace(learned, linear=model, spread=spread, sharpness=sharpness), decided
 
-    def _labels(self, images: Images, clock: "_Clock", outcome: "_Outcome | None") -> Labels:
+    def _labels(self, images: Images, clock: Clock, outcome: Outcome | None) -> Labels:
         """The table of all images: those learned from as they came out, the others by what was learned."""
         learned, n = self._fitted(), len(images)
-        table = _Table.blank(n)
+        table = Table.blank(n)
         clock.total = n
         if outcome is None or len(outcome.rows) < n:
             with clock.stage("predict"):
@@ -340,74 +338,6 @@ class Labeler:
             rule=table.rule,
             facts=replace(self._facts, ledger=clock.ledger),
         )
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of the images that were learned from; `rows` says which of all they are."""
-
-    rows: npt.NDArray[np.int64]
-    found: Assignment
-    decided: Decision
-    surety: Matrix
-    consistency: Matrix
-
-
-@dataclass(frozen=True)
-class _Table:
-    """The columns of all images, filled in pieces."""
-
-    label: npt.NDArray[np.int32]
-    confidence: Matrix
-    rule: npt.NDArray[np.uint8]
-    cluster: npt.NDArray[np.int32]
-    cluster_confidence: Matrix
-    consistency: Matrix
-    surety: Matrix
-    first: npt.NDArray[np.int32]
-    first_confidence: Matrix
-    second: npt.NDArray[np.int32]
-
-    @classmethod
-    def blank(cls, n: int) -> Self:
-        whole, real = np.int32, np.float32
-        kinds: list[Any] = [whole, real, np.uint8, whole, real, real, real, whole, real, whole]
-        return cls(*(np.full(n, np.nan if kind is real else 0, kind) for kind in kinds))
-
-    def put(self, where: Any, found: Assignment, decided: Decision, opinion: Matrix) -> None:
-        """Fills the rows `where`."""
-        self.label[where], self.confidence[where], self.rule[where] = decided
-        self.cluster[where], self.cluster_confidence[where] = found.cluster, found.confidence
-        two = np.argpartition(-opinion, 1, axis=1)[:, :2]
-        ahead = np.take_along_axis(opinion, two, 1)
-        swap = (ahead[:, 1] > ahead[:, 0]) | ((ahead[:, 1] == ahead[:, 0]) & (two[:, 1] < two[:, 0]))
-        self.first[where], self.second[where] = (
-            np.where(swap, two[:, 1], two[:, 0]),
-            np.where(swap, two[:, 0], two[:, 1]),
-        )
-        self.first_confidence[where] = ahead.max(axis=1)
-
-
-class _Clock:
-    """Seconds and images of each stage, told to whoever asked."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.ledger: dict[str, tuple[float, int]] = {}
-        self.total = 0
-        self._progress = progress
-
-    def report(self, stage: str, done: int) -> None:
-        if self._progress is not None:
-            self._progress(stage, done, self.total)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.report(name, 0)
-        start = time.perf_counter()
-        yield
-        self.ledger[name] = time.perf_counter() - start, self.total
-        log.info("%s: %.2f s for %d images", name, self.ledger[name][0], self.total)
-        self.report(name, self.total)
 
 
 def _sample(n: int, most: int, seed: int) -> npt.NDArray[np.int64]:
