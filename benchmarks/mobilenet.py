@@ -21,8 +21,6 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 CACHE = Path(os.environ.get("GDUI_BENCH_CACHE", ROOT / "build" / "benchmarks"))
-SIDE = 224
-
 # Which WordNet synsets a class name stands for; ImageNet's classes below any of them vote for it. A name with none in
 # ImageNet (deer, the land covers) takes the nearest relatives.
 SYNSETS = {
@@ -62,28 +60,29 @@ class Pictures:
     labels: npt.NDArray[np.int64]
 
 
-# name: file, prefix of its arrays, how many pictures (evenly spaced)
+# name: file, prefix of its arrays, how many pictures (evenly spaced), the side they are enlarged to
 SETS = {
-    "stl10": ("stl10_jpeg90.npz", "test_", 8000),
-    "imagenette": ("imagenette_64_jpeg92.npz", "train_", 9469),
-    "eurosat": ("eurosat_6000_jpeg.npz", "", 6000),
-    "cifar10": ("cifar10_train50k_q95.npz", "train_", 10000),
+    "stl10": ("stl10_jpeg90.npz", "test_", 8000, 224),
+    "imagenette": ("imagenette_64_jpeg92.npz", "val_", 3925, 224),
+    "eurosat": ("eurosat_6000_jpeg.npz", "", 6000, 224),
+    "cifar10": ("cifar10_train50k_q95.npz", "train_", 10000, 224),
+    "cifar10 at 64": ("cifar10_train50k_q95.npz", "train_", 10000, 64),
 }
 
 
 def load(name: str) -> Pictures:
     """The data set `name` of SETS; its features are computed once and kept under build/."""
-    file, prefix, count = SETS[name]
+    file, prefix, count, side = SETS[name]
     with np.load(DATA / file) as arrays:
         labels = arrays[prefix + "labels"].astype(np.int64)
         rows = np.linspace(0, len(labels) - 1, min(count, len(labels))).astype(np.int64)
         classes = [str(c) for c in arrays["class_names"]]
         known = dict(zip(classes, arrays["wnids"].tolist(), strict=True)) if "wnids" in arrays else {}
-        cached = CACHE / f"{name}_{len(rows)}.npz"
+        cached = CACHE / f"{file.split('_')[0]}_{len(rows)}_{side}.npz"
         if not cached.exists():
             data, offsets = arrays[prefix + "data"], arrays[prefix + "offsets"]
             jpegs = (data[offsets[i] : offsets[i + 1]].tobytes() for i in rows)
-            features, logits = encode(jpegs)
+            features, logits = encode(jpegs, side)
             CACHE.mkdir(parents=True, exist_ok=True)
             np.savez(cached, features=features, logits=logits)
     with np.load(cached) as arrays:
@@ -126,10 +125,12 @@ def mobilenet() -> nn.Module:
 
 
 @torch.inference_mode()
-def encode(jpegs: Iterator[bytes], batch: int = 64) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-    """Features (N, 1280) and ImageNet logits (N, 1000) of JPEG pictures, enlarged to 224 pixels."""
+def encode(
+    jpegs: Iterator[bytes], side: int, batch: int = 64
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+    """Features (N, 1280) and ImageNet logits (N, 1000) of JPEG pictures, enlarged to `side` pixels."""
     model, features, logits = mobilenet(), [], []
-    for images in batches(jpegs, batch):
+    for images in batches(jpegs, side, batch):
         with torch.autocast("cpu", torch.bfloat16):
             maps = model.features(images.to(memory_format=torch.channels_last))
         pooled = maps.float().mean((2, 3))
@@ -138,11 +139,11 @@ def encode(jpegs: Iterator[bytes], batch: int = 64) -> tuple[npt.NDArray[np.floa
     return torch.cat(features).numpy(), torch.cat(logits).numpy()
 
 
-def batches(jpegs: Iterator[bytes], size: int) -> Iterator[Tensor]:
-    """Tensors (size, 3, 224, 224) in [-1, 1]."""
+def batches(jpegs: Iterator[bytes], side: int, size: int) -> Iterator[Tensor]:
+    """Tensors (size, 3, side, side) in [-1, 1]."""
     pending: list[Tensor] = []
     for jpeg in jpegs:
-        image = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        image = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
         pending.append(torch.from_numpy(np.asarray(image) / np.float32(127.5) - 1).permute(2, 0, 1))
         if len(pending) == size:
             yield torch.stack(pending)

@@ -32,7 +32,7 @@ public:
   }
 
   Certificate run(int threads) {
-    const std::int64_t rows = market_.priority.rows, grain = 64;
+    const std::int64_t rows = market_.priority.rows, grain = rows_at_a_time(market_);
     constexpr double none = std::numeric_limits<double>::quiet_NaN();
     Certificate out{0, std::vector<double>(at(rows), none), std::vector<double>(at(rows), none)};
     std::vector<std::int64_t> blocking(at((rows + grain - 1) / grain), 0);

@@ -84,30 +84,33 @@ GDUI_BOTH inline Decision decide(double confidence, double below, Branch branch,
 // likewise, the least confident first.
 template <class Real>
 __global__ void gdui_judge(const long long *by_top, const long long *by_btm, const long long *start, long long clusters,
-                           long long n, const Real *confidence, const int *opinion, const int *name,
-                           gdui::Policy policy, gdui::Judgement *out) {
+                           long long n, const Real *confidence, const int *opinion, const int *name, double weight_top,
+                           double weight_btm, double lambda_delta, double lambda_top, double lambda_btm,
+                           int relabel_no_vote, unsigned char *branch, double *delta_top, double *delta_btm,
+                           double *r_btm) {
   const long long k = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (k >= clusters)
     return;
+  const gdui::Policy policy{weight_top, weight_btm, lambda_delta, lambda_top, lambda_btm, relabel_no_vote != 0};
   const long long count = gdui::quota(start[k + 1] - start[k], n);
-  gdui::Judgement &judged = out[k];
-  judged.delta_top = gdui::share_agreeing(by_top + start[k], count, opinion, name[k]);
-  judged.delta_btm = gdui::share_agreeing(by_btm + start[k], count, opinion, name[k]);
-  judged.r_btm = gdui::mean_confidence(by_btm + start[k], count, confidence);
-  judged.branch = count == 0 ? gdui::EMPTY : gdui::branch_of(judged.delta_top, judged.delta_btm, policy);
+  delta_top[k] = gdui::share_agreeing(by_top + start[k], count, opinion, name[k]);
+  delta_btm[k] = gdui::share_agreeing(by_btm + start[k], count, opinion, name[k]);
+  r_btm[k] = gdui::mean_confidence(by_btm + start[k], count, confidence);
+  branch[k] = count == 0 ? gdui::EMPTY : gdui::branch_of(delta_top[k], delta_btm[k], policy);
 }
 
 // One thread a sample.
 template <class Real>
 __global__ void gdui_refine(const int *cluster, const Real *confidence, const int *opinion, long long samples,
-                            const int *name, const gdui::Judgement *judged, double sigma, int *label,
+                            const int *name, const unsigned char *branch, const double *r_btm, double sigma, int *label,
                             unsigned char *rule) {
   const long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= samples)
     return;
-  const gdui::Judgement &own = judged[cluster[i]];
-  const double below = gdui::relabel_below(own.branch, own.r_btm, sigma);
-  const gdui::Decision made = gdui::decide(confidence[i], below, own.branch, opinion[i], name[cluster[i]]);
+  const int k = cluster[i];
+  const gdui::Branch own = static_cast<gdui::Branch>(branch[k]);
+  const double below = gdui::relabel_below(own, r_btm[k], sigma);
+  const gdui::Decision made = gdui::decide(confidence[i], below, own, opinion[i], name[k]);
   label[i] = made.label;
   rule[i] = made.rule;
 }

@@ -69,6 +69,12 @@ struct Loss {
   Noise noise;
 };
 
+// Derivatives of Σ above * loss; those by `values` only where the loss has a variational bound.
+struct Gradients {
+  const float *above = nullptr; // one an image; all one if null
+  Output predicted, values;
+};
+
 struct Step {
   Method method;
   Variance variance;
@@ -81,10 +87,9 @@ struct Step {
 
 void noise_images(const Shape &shape, const Steps &steps, const Input &x0, const Noise &noise, const Output &out,
                   int threads);
-void denoising_loss(const Shape &shape, const Steps &steps, const Loss &loss, float *out, int threads);
-// `dvalues` is filled where the loss has a variational bound.
-void denoising_loss_backward(const Shape &shape, const Steps &steps, const Loss &loss, const float *dloss,
-                             const Output &dpredicted, const Output &dvalues, int threads);
+// Fills `out` with each image's loss and, where `gradients` has room for them, the derivatives in the same pass.
+void denoising_loss(const Shape &shape, const Steps &steps, const Loss &loss, const Gradients &gradients, float *out,
+                    int threads);
 void guided_step(const Shape &shape, const Steps &steps, const Step &step, const Output &out, int threads);
 
 } // namespace gdui

@@ -60,7 +60,7 @@ private:
   }
 
   void find_favourites(int threads) {
-    parallel_chunks(market_.priority.rows, 64, threads, [&](std::int64_t begin, std::int64_t end) {
+    parallel_chunks(market_.priority.rows, rows_at_a_time(market_), threads, [&](std::int64_t begin, std::int64_t end) {
       Rows<T> rows(market_.priority);
       for (std::int64_t k = begin; k < end; ++k)
         favourite_[size(k)] = checked_favourite(k, rows(k));

@@ -2,6 +2,8 @@
 // loads.
 #pragma once
 
+#include "processor.hpp"
+
 #include <cstdint> // defines __GLIBC__ where that is the C library
 
 // The choice is made by a resolver that runs before a sanitizer has started, so sanitized builds do without.
@@ -10,5 +12,3 @@
 #else
 #define GDUI_MULTIVERSION
 #endif
-
-#define GDUI_INLINE __attribute__((always_inline)) inline

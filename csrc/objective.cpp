@@ -64,16 +64,22 @@ Rows rows_of(const Shape &shape, const Loss &loss, const Terms &terms, const Til
   return {predicted, read(shape, loss.values, tile, buffers.values), noise, x0, tile.length};
 }
 
-// The divergence of two Gaussians whose means are slope * d apart; the ratio of their variances is e^`log_ratio`.
+// e^r - 1 - r; near zero, where that cancels, its series.
+GDUI_INLINE float excess(float r, float power) {
+  const float series = r * r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120))));
+  return std::fabs(r) < 0.1f ? series : power - 1.0f - r;
+}
+
+// The divergence of two Gaussians whose means are slope * error apart; the ratio of their variances is e^`log_ratio`.
 struct Divergence {
   GDUI_INLINE Divergence(const Terms &terms, float error, float value)
       : log_ratio(-0.5f * (value + 1.0f) * terms.log_range), ratio(exponential(log_ratio)),
-        inverse_variance(ratio * terms.inverse_small), apart(terms.slope * terms.slope * error * inverse_variance),
+        over(excess(log_ratio, ratio)), apart(terms.slope * terms.slope * error * ratio * terms.inverse_small),
         error(error) {}
-  GDUI_INLINE float value() const { return 0.5f * (ratio - 1.0f - log_ratio + apart * error); }
+  GDUI_INLINE float value() const { return 0.5f * (over + apart * error); }
   GDUI_INLINE float by_error() const { return apart; }
-  GDUI_INLINE float by_log_variance() const { return 0.5f * (1.0f - ratio - apart * error); }
-  float log_ratio, ratio, inverse_variance, apart, error;
+  GDUI_INLINE float by_log_variance() const { return -0.5f * (log_ratio + over + apart * error); }
+  float log_ratio, ratio, over, apart, error;
 };
 
 GDUI_INLINE Surprise surprise_at(const Rows &rows, const Terms &terms, int i) {
@@ -81,23 +87,51 @@ GDUI_INLINE Surprise surprise_at(const Rows &rows, const Terms &terms, int i) {
   return surprise(rows.x0[i], terms.slope * rows.error(terms, i), log_variance);
 }
 
+// The sum of term(i) over i below `length`, in as many parts as a vector has lanes, so that compilers make one of it.
+template <class Term> GDUI_INLINE float sum_of(int length, const Term &term) {
+  constexpr int kParts = 16;
+  float parts[kParts] = {}, sum = 0;
+  int i = 0;
+  for (; i + kParts <= length; i += kParts)
+    for (int j = 0; j < kParts; ++j)
+      parts[j] += term(i + j);
+  for (; i < length; ++i)
+    sum += term(i);
+  for (const float part : parts)
+    sum += part;
+  return sum;
+}
+
+struct SquaredError {
+  GDUI_INLINE float operator()(int i) const {
+    const float error = rows.error(terms, i);
+    return error * error;
+  }
+  const Terms &terms;
+  const Rows &rows;
+};
+
+struct FirstStep {
+  GDUI_INLINE float operator()(int i) const { return surprise_at(rows, terms, i).value; }
+  const Terms &terms;
+  const Rows &rows;
+};
+
+struct LaterStep {
+  GDUI_INLINE float operator()(int i) const { return Divergence(terms, rows.error(terms, i), rows.values[i]).value(); }
+  const Terms &terms;
+  const Rows &rows;
+};
+
 struct Sum {
   GDUI_INLINE void operator()(const Terms &terms, const Rows &rows, float &out) const {
-    float squares = 0, bounds = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int i = 0; i < rows.length; ++i) {
-      const float error = rows.error(terms, i);
-      squares += error * error;
-    }
-    if (terms.bound != 0 && terms.first) {
-      for (int i = 0; i < rows.length; ++i)
-        bounds += surprise_at(rows, terms, i).value;
-    } else if (terms.bound != 0) {
-#pragma omp simd reduction(+ : bounds)
-      for (int i = 0; i < rows.length; ++i)
-        bounds += Divergence(terms, rows.error(terms, i), rows.values[i]).value();
-    }
-    out = terms.square * squares + terms.bound * bounds;
+    float sum = 0;
+    if (terms.square != 0)
+      sum = terms.square * sum_of(rows.length, SquaredError{terms, rows});
+    if (terms.bound != 0)
+      sum += terms.bound *
+             (terms.first ? sum_of(rows.length, FirstStep{terms, rows}) : sum_of(rows.length, LaterStep{terms, rows}));
+    out = sum;
   }
 };
 
@@ -130,37 +164,32 @@ struct Gradient {
 
 } // namespace
 
-void denoising_loss(const Shape &shape, const Steps &steps, const Loss &loss, float *out, int threads) {
+void denoising_loss(const Shape &shape, const Steps &steps, const Loss &loss, const Gradients &gradients, float *out,
+                    int threads) {
   require_steps(steps, shape.images);
   const std::int64_t tiles = tiles_of(shape);
+  const auto count = static_cast<float>(shape.count());
   std::vector<float> sums(shape.images * tiles);
   for_each_tile(shape, threads, [&](const Tile &tile) {
     Buffers buffers;
     const Terms terms = terms_of(loss, row_of(steps, tile.image), steps.t[tile.image] == 0);
-    run_vectorised(Sum{}, terms, rows_of(shape, loss, terms, tile, buffers), sums[tile.index]);
+    const Rows rows = rows_of(shape, loss, terms, tile, buffers);
+    run_vectorised(Sum{}, terms, rows, sums[tile.index]);
+    if (!gradients.predicted.data)
+      return;
+    const float above = gradients.above ? gradients.above[tile.image] : 1.0f;
+    Written to_predicted(shape, gradients.predicted, tile), to_values(shape, gradients.values, tile);
+    run_vectorised(Gradient{}, terms, rows, above / count, to_predicted.row(), to_values.row());
+    to_predicted.finish();
+    if (loss.kind != Kind::simple)
+      to_values.finish();
   });
   for (std::int64_t image = 0; image < shape.images; ++image) {
     double sum = 0;
     for (std::int64_t i = 0; i < tiles; ++i)
       sum += sums[image * tiles + i];
-    out[image] = static_cast<float>(sum / static_cast<double>(shape.count()));
+    out[image] = static_cast<float>(sum / count);
   }
-}
-
-void denoising_loss_backward(const Shape &shape, const Steps &steps, const Loss &loss, const float *dloss,
-                             const Output &dpredicted, const Output &dvalues, int threads) {
-  require_steps(steps, shape.images);
-  for_each_tile(shape, threads, [&](const Tile &tile) {
-    Buffers buffers;
-    const Terms terms = terms_of(loss, row_of(steps, tile.image), steps.t[tile.image] == 0);
-    const Rows rows = rows_of(shape, loss, terms, tile, buffers);
-    Written to_predicted(shape, dpredicted, tile), to_values(shape, dvalues, tile);
-    run_vectorised(Gradient{}, terms, rows, dloss[tile.image] / static_cast<float>(shape.count()), to_predicted.row(),
-                   to_values.row());
-    to_predicted.finish();
-    if (loss.kind != Kind::simple)
-      to_values.finish();
-  });
 }
 
 } // namespace gdui

@@ -1,10 +1,8 @@
 #include "philox.hpp"
 
-#include "processor.hpp"
+#include <cstring>
 
-#ifdef GDUI_X86
-#include <immintrin.h>
-#endif
+#include "processor.hpp"
 
 namespace gdui {
 namespace {
@@ -27,39 +25,51 @@ void philox_portable(const NoiseKey &key, std::uint32_t first, RandomBits &bits)
 }
 
 #ifdef GDUI_X86
+typedef std::uint64_t Four __attribute__((vector_size(32)));
+typedef std::uint64_t Eight __attribute__((vector_size(64)));
+
 // Each word has 64 bits to itself: the product needs no shuffle, and what it leaves in the upper half is never read.
-GDUI_AVX2 void philox_avx2(const NoiseKey &key, std::uint32_t first, RandomBits &bits) {
-  constexpr int kLanes = 4, kTogether = 4;
-  const __m256i left_factor = _mm256_set1_epi64x(kLeft), right_factor = _mm256_set1_epi64x(kRight);
-  const __m256i lower_half = _mm256_set1_epi64x(0xFFFFFFFF), iota = _mm256_setr_epi64x(0, 1, 2, 3);
+template <class Vector> GDUI_INLINE void philox_lanes(const NoiseKey &key, std::uint32_t first, RandomBits &bits) {
+  constexpr int kLanes = sizeof(Vector) / sizeof(std::uint64_t);
+  constexpr int kTogether = 2; // independent chains hide the product's latency
+  Vector iota{};
+  for (int i = 0; i < kLanes; ++i)
+    iota[i] = static_cast<std::uint64_t>(i);
+  const Vector none{}, left_factor = none + kLeft, right_factor = none + kRight, lower_half = none + 0xFFFFFFFFu;
   for (int i = 0; i < kGroups; i += kLanes * kTogether) {
-    __m256i a[kTogether], b[kTogether], c[kTogether], d[kTogether];
+    Vector a[kTogether], b[kTogether], c[kTogether], d[kTogether];
     for (int j = 0; j < kTogether; ++j) {
-      a[j] = _mm256_add_epi64(iota, _mm256_set1_epi64x(first + static_cast<std::uint32_t>(i + j * kLanes)));
-      b[j] = _mm256_set1_epi64x(key.step);
-      c[j] = _mm256_set1_epi64x(key.stream);
-      d[j] = _mm256_setzero_si256();
+      a[j] = iota + std::uint64_t{first + static_cast<std::uint32_t>(i + j * kLanes)};
+      b[j] = none + std::uint64_t{key.step};
+      c[j] = none + std::uint64_t{key.stream};
+      d[j] = none;
     }
     auto low = static_cast<std::uint32_t>(key.seed), high = static_cast<std::uint32_t>(key.seed >> 32);
     for (int round = 0; round < 10; ++round, low += kLowStep, high += kHighStep) {
-      const __m256i key_low = _mm256_set1_epi64x(low), key_high = _mm256_set1_epi64x(high);
       for (int j = 0; j < kTogether; ++j) {
-        const __m256i left = _mm256_mul_epu32(a[j], left_factor), right = _mm256_mul_epu32(c[j], right_factor);
-        a[j] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(right, 32), b[j]), key_low);
+        Vector left, right;
+        asm("vpmuludq %2, %1, %0" : "=v"(left) : "v"(a[j]), "v"(left_factor));
+        asm("vpmuludq %2, %1, %0" : "=v"(right) : "v"(c[j]), "v"(right_factor));
+        a[j] = (right >> 32) ^ b[j] ^ std::uint64_t{low};
         b[j] = right;
-        c[j] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(left, 32), d[j]), key_high);
+        c[j] = (left >> 32) ^ d[j] ^ std::uint64_t{high};
         d[j] = left;
       }
     }
     for (int j = 0; j < kTogether; ++j) {
-      const auto beside = [&](__m256i even, __m256i odd) __attribute__((target("avx2,fma"))) {
-        return _mm256_or_si256(_mm256_and_si256(even, lower_half), _mm256_slli_epi64(odd, 32));
-      };
-      const int at = 2 * (i + j * kLanes);
-      _mm256_store_si256(reinterpret_cast<__m256i *>(bits.lengths + at), beside(a[j], c[j]));
-      _mm256_store_si256(reinterpret_cast<__m256i *>(bits.angles + at), beside(b[j], d[j]));
+      const Vector lengths = (a[j] & lower_half) | (c[j] << 32), angles = (b[j] & lower_half) | (d[j] << 32);
+      std::memcpy(bits.lengths + 2 * (i + j * kLanes), &lengths, sizeof lengths);
+      std::memcpy(bits.angles + 2 * (i + j * kLanes), &angles, sizeof angles);
     }
   }
+}
+
+GDUI_AVX2 void philox_avx2(const NoiseKey &key, std::uint32_t first, RandomBits &bits) {
+  philox_lanes<Four>(key, first, bits);
+}
+
+GDUI_AVX512 void philox_avx512(const NoiseKey &key, std::uint32_t first, RandomBits &bits) {
+  philox_lanes<Eight>(key, first, bits);
 }
 #endif
 
@@ -67,6 +77,8 @@ GDUI_AVX2 void philox_avx2(const NoiseKey &key, std::uint32_t first, RandomBits 
 
 void philox(const NoiseKey &key, std::uint32_t first, RandomBits &bits) {
 #ifdef GDUI_X86
+  if (has_avx512())
+    return philox_avx512(key, first, bits);
   if (has_avx2())
     return philox_avx2(key, first, bits);
 #endif

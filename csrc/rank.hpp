@@ -3,6 +3,7 @@
 
 #include "match.hpp"
 
+#include <algorithm>
 #include <vector>
 
 namespace gdui {
@@ -10,6 +11,11 @@ namespace gdui {
 inline bool fits_float(const Market &market) {
   const auto narrow = [](Kind kind) { return kind == Kind::f16 || kind == Kind::f32; };
   return narrow(market.priority.kind) && narrow(market.class_priority.kind);
+}
+
+// Rows a thread takes at a time: enough of them to be worth a thread.
+inline std::int64_t rows_at_a_time(const Market &market) {
+  return std::max<std::int64_t>(1, (1 << 18) / std::max<std::int64_t>(1, market.priority.cols));
 }
 
 // Whether pair (k, c) comes before pair (j, b) when their entries are equal.

@@ -2,6 +2,7 @@
 
 #include "multiversion.hpp"
 
+#include <cstring>
 #include <limits>
 
 namespace gdui {
@@ -9,41 +10,72 @@ namespace {
 
 constexpr std::int64_t stretch = 512; // entries scanned before the place of a new maximum is noted
 
-// The highest value(i) over [0, n), and its first place. Lanes, so that the compiler may use vectors without being
-// allowed to reorder floating-point arithmetic.
-template <class T, class Value> GDUI_INLINE Peak<T> highest_impl(std::int64_t n, const Value &value) {
-  constexpr std::int64_t lanes = 128 / sizeof(T);
-  T best = -std::numeric_limits<T>::infinity();
-  std::int64_t found = -1;
-  for (std::int64_t begin = 0; begin < n; begin += stretch) {
-    const std::int64_t end = n - begin < stretch ? n : begin + stretch;
-    T top[lanes];
-    for (std::int64_t l = 0; l < lanes; ++l)
-      top[l] = -std::numeric_limits<T>::infinity();
-    std::int64_t i = begin;
-    for (; i + lanes <= end; i += lanes)
-      for (std::int64_t l = 0; l < lanes; ++l) {
-        const T x = value(i + l);
-        top[l] = x > top[l] ? x : top[l];
-      }
-    T highest = -std::numeric_limits<T>::infinity();
-    for (; i < end; ++i)
-      highest = value(i) > highest ? value(i) : highest;
-    for (std::int64_t l = 0; l < lanes; ++l)
-      highest = top[l] > highest ? top[l] : highest;
-    if (highest > best) {
-      best = highest;
-      found = begin;
-    }
+template <class T> struct Wide {
+  typedef T Lanes __attribute__((vector_size(64)));
+  static constexpr std::int64_t count = 64 / sizeof(T);
+
+  static GDUI_INLINE Lanes load(const T *x) {
+    Lanes out;
+    std::memcpy(&out, x, sizeof out);
+    return out;
   }
-  while (found >= 0 && value(found) != best)
-    ++found;
-  return {best, found};
+};
+
+template <class T> constexpr T lowest = -std::numeric_limits<T>::infinity();
+
+template <class T> GDUI_INLINE T largest(T a, T b) { return a > b ? a : b; }
+
+// The entries of a row as they are, one or a vectorful at a time.
+template <class T> struct Plain {
+  const T *x;
+
+  GDUI_INLINE T one(std::int64_t i) const { return x[i]; }
+  GDUI_INLINE typename Wide<T>::Lanes many(std::int64_t i) const { return Wide<T>::load(x + i); }
+};
+
+// Those with y >= floor as they are, the others as -infinity.
+template <class T> struct Admitted {
+  const T *x, *y, *floor;
+
+  GDUI_INLINE T one(std::int64_t i) const { return y[i] >= floor[i] ? x[i] : lowest<T>; }
+  GDUI_INLINE typename Wide<T>::Lanes many(std::int64_t i) const {
+    const typename Wide<T>::Lanes none = lowest<T> - typename Wide<T>::Lanes{};
+    return Wide<T>::load(y + i) >= Wide<T>::load(floor + i) ? Wide<T>::load(x + i) : none;
+  }
+};
+
+template <class T, class Entries> GDUI_INLINE T highest_of(const Entries &entry, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t lanes = Wide<T>::count;
+  typename Wide<T>::Lanes a = lowest<T> - typename Wide<T>::Lanes{}, b = a, c = a, d = a;
+  std::int64_t i = begin;
+  for (; i + 4 * lanes <= end; i += 4 * lanes) {
+    const auto e = entry.many(i), f = entry.many(i + lanes), g = entry.many(i + 2 * lanes),
+               h = entry.many(i + 3 * lanes);
+    a = e > a ? e : a;
+    b = f > b ? f : b;
+    c = g > c ? g : c;
+    d = h > d ? h : d;
+  }
+  a = a > b ? a : b;
+  c = c > d ? c : d;
+  a = a > c ? a : c;
+  T highest = lowest<T>;
+  for (std::int64_t l = 0; l < lanes; ++l)
+    highest = largest<T>(highest, a[l]);
+  for (; i < end; ++i)
+    highest = largest(highest, entry.one(i));
+  return highest;
 }
 
-template <class T> GDUI_INLINE Peak<T> highest_where_impl(const T *x, const T *y, const T *floor, std::int64_t n) {
-  return highest_impl<T>(n,
-                         [=](std::int64_t i) { return y[i] >= floor[i] ? x[i] : -std::numeric_limits<T>::infinity(); });
+// The highest of the entries, and its first place.
+template <class T, class Entries> GDUI_INLINE Peak<T> peak_of(const Entries &entry, std::int64_t n) {
+  Peak<T> best{lowest<T>, -1};
+  for (std::int64_t begin = 0; begin < n; begin += stretch)
+    if (const T highest = highest_of<T>(entry, begin, n - begin < stretch ? n : begin + stretch); highest > best.value)
+      best = {highest, begin};
+  while (best.at >= 0 && entry.one(best.at) != best.value)
+    ++best.at;
+  return best;
 }
 
 template <class T>
@@ -82,17 +114,13 @@ template <class T> GDUI_INLINE bool finite_impl(const T *x, std::int64_t n) {
 
 GDUI_MULTIVERSION bool finite(const float *x, std::int64_t n) { return finite_impl(x, n); }
 GDUI_MULTIVERSION bool finite(const double *x, std::int64_t n) { return finite_impl(x, n); }
-GDUI_MULTIVERSION Peak<float> highest(const float *x, std::int64_t n) {
-  return highest_impl<float>(n, [=](std::int64_t i) { return x[i]; });
-}
-GDUI_MULTIVERSION Peak<double> highest(const double *x, std::int64_t n) {
-  return highest_impl<double>(n, [=](std::int64_t i) { return x[i]; });
-}
+GDUI_MULTIVERSION Peak<float> highest(const float *x, std::int64_t n) { return peak_of<float>(Plain<float>{x}, n); }
+GDUI_MULTIVERSION Peak<double> highest(const double *x, std::int64_t n) { return peak_of<double>(Plain<double>{x}, n); }
 GDUI_MULTIVERSION Peak<float> highest_where(const float *x, const float *y, const float *floor, std::int64_t n) {
-  return highest_where_impl(x, y, floor, n);
+  return peak_of<float>(Admitted<float>{x, y, floor}, n);
 }
 GDUI_MULTIVERSION Peak<double> highest_where(const double *x, const double *y, const double *floor, std::int64_t n) {
-  return highest_where_impl(x, y, floor, n);
+  return peak_of<double>(Admitted<double>{x, y, floor}, n);
 }
 GDUI_MULTIVERSION std::int64_t next_pair(const float *x, float least, const float *y, const float *floor,
                                          std::int64_t from, std::int64_t n) {

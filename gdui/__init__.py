@@ -8,7 +8,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME: dict[str, str] = {}
+_HOME: dict[str, str] = {
+    "Labeler": "gdui.labeling.labeler",
+    "Labels": "gdui.labels",
+}
 
 __all__ = ["__version__", *_HOME]
 

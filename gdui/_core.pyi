@@ -30,6 +30,13 @@ def vote_shares(
 def consistency(neighbors: Labels, cluster: Labels, clusters: int, threads: int) -> npt.NDArray[np.float64]: ...
 
 class Policy:
+    n: int
+    weight_top: float
+    weight_btm: float
+    lambda_delta: float
+    lambda_top: float
+    lambda_btm: float
+    relabel_no_vote: bool
     def __init__(
         self,
         n: int,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["array", "in_range", "indices", "one_of", "same_length", "thread_count", "whole"]
+__all__ = ["array", "class_names", "in_range", "indices", "one_of", "same_length", "thread_count", "whole"]
 
 
 def array(
@@ -77,6 +77,22 @@ def in_range(name: str, value: float, low: float, high: float) -> float:
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, not {value}")
     return float(value)
+
+
+def class_names(value: Sequence[str], *, least: int = 2) -> list[str]:
+    """`value` as a list of at least `least` distinct names, none of them blank."""
+    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"classes must be a list of names, not {value!r}")
+    names, seen = list(value), set[str]()
+    if len(names) < least:
+        raise ValueError(f"classes must name at least {least} classes, not {len(names)}")
+    for at, name in enumerate(names):
+        if not name.strip():
+            raise ValueError(f"classes must not be blank, but number {at} is")
+        if name in seen:
+            raise ValueError(f"classes must differ, but {name!r} stands there more than once")
+        seen.add(name)
+    return names
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> str:

@@ -14,18 +14,19 @@ from typing import Any, Self, TextIO
 
 from gdui import __version__, checks, toml
 
-__all__ = ["Run", "atomic_path", "flat", "read_manifest"]
+__all__ = ["LABELS", "Run", "atomic_path", "flat", "read_manifest"]
 
 PART = ".part-"
 LOCK = ".lock"
 MANIFEST = "manifest.json"
+LABELS = "labels.parquet"
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced, once the block ends, or is removed if it fails."""
     path = Path(path)
-    temporary = path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name[-64:]}")
+    temporary = path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name[-40:]}")
     try:
         yield temporary
         _sync(temporary)
@@ -38,8 +39,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 class Run:
     """A run folder, held by one process at a time; use it in a `with` block.
 
-    Settings are plain values, nested at most one level. A folder begun with others is refused, unless those that differ
-    are named in `free`: they can't change a result. A stage that is `done` has left its facts in the manifest.
+    Settings are plain values, nested at most one level. Once something is done, other settings are refused, unless
+    those that differ are named in `free`: they can't change a result. A stage that is `done` leaves its facts behind.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Run:
             raise
 
     features = property(lambda self: self.path / "features")
-    labels = property(lambda self: self.path / "labels.parquet")
+    labels = property(lambda self: self.path / LABELS)
     quarantine = property(lambda self: self.path / "quarantine.parquet")
     log = property(lambda self: self.path / "log")
     report = property(lambda self: self.path / "report.html")
@@ -106,6 +107,7 @@ class Run:
         begun = (self.path / MANIFEST).exists()
         if begun and mode == "continue":
             self._manifest = read_manifest(self.path)
+        if self._manifest.get("stages") or (self._manifest and self.features.exists()):
             self._agree()
         else:
             _refuse_foreign(self.path, begun)
@@ -131,7 +133,7 @@ class Run:
             if before.get(name) != now.get(name)
         ]
         raise ValueError(
-            f"{self.path} was begun with other settings: give the same, choose another folder, or mode='overwrite'\n"
+            f"{self.path} was begun with other settings: give the same, choose another folder, or mode 'overwrite'\n"
             + "\n".join(changed)
         )
 
@@ -153,7 +155,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         manifest = None
     parts = {"gdui": str, "configuration": str, "settings": dict, "stages": dict}
     if not isinstance(manifest, dict) or not all(isinstance(manifest.get(name), kind) for name, kind in parts.items()):
-        raise ValueError(f"{path} is damaged: start anew with mode='overwrite'")
+        raise ValueError(f"{path} is damaged: start anew with mode 'overwrite'")
     return manifest
 
 
@@ -201,7 +203,7 @@ def _refuse_foreign(folder: Path, begun: bool) -> None:
 
 
 def _empty(folder: Path) -> None:
-    for name in ("labels.parquet", "quarantine.parquet", "report.html", "log"):
+    for name in (LABELS, "quarantine.parquet", "report.html", "log"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "features", ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ def dumps(nested: Mapping[str, Any]) -> str:
     """TOML of strings, numbers, booleans, lists of them, and tables one level deep; None is left out."""
     plain = {name: value for name, value in nested.items() if not isinstance(value, Mapping)}
     tables = {name: value for name, value in nested.items() if isinstance(value, Mapping)}
-    blocks = [_lines(plain)] + [f"[{_value(name)}]\n{_lines(table)}" for name, table in tables.items()]
+    blocks = [_lines(plain)] + [f"[{_key(name)}]\n{_lines(table)}" for name, table in tables.items()]
     return "\n".join(block for block in blocks if block)
 
 
@@ -35,13 +36,18 @@ def parse_override(text: str) -> tuple[str, Any]:
     if value.lower() == "none":
         return name, None
     try:
-        return name, tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return name, value
+    return name, parsed["value"] if len(parsed) == 1 else value
 
 
 def _lines(table: Mapping[str, Any]) -> str:
-    return "".join(f"{_value(name)} = {_value(value)}\n" for name, value in table.items() if value is not None)
+    return "".join(f"{_key(name)} = {_value(value)}\n" for name, value in table.items() if value is not None)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
 
 
 def _value(value: Any) -> str:

@@ -1,22 +1,76 @@
-"""noise_images: what it computes, on every backend."""
+"""noise_images: what it computes, on every backend, in every type and layout."""
 
 import pytest
 import torch
-from backends import device_of, runnable
+from backends import device_of
+from diffusion_cases import SHAPES, backends_and_types, moved, steps_for, wave
+from tolerance import assert_no_worse
 
 from gdui import ops
 from gdui.diffusion.schedule import Schedule
 
-BACKENDS = runnable(native=False)
-SHAPES = [(2, 3, 8, 8), (3, 3, 7, 5), (1, 1, 37, 33), (2, 4, 5), (2, 6), (0, 3, 4, 4)]
+SCHEDULE = Schedule.from_name("cosine", 50)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_given_noise_is_mixed_in(backend: str, shape: tuple[int, ...]) -> None:
-    schedule, device = Schedule.from_name("cosine", 100), device_of(backend)
-    x0, noise = torch.randn(2, *shape, device=device)
-    t = torch.arange(shape[0], device=device) * 40
-    signal = torch.from_numpy((1 - schedule.betas).cumprod())[t.cpu()].to(device).view(-1, *(1,) * (len(shape) - 1))
-    expected = signal.sqrt() * x0 + (1 - signal).sqrt() * noise
-    torch.testing.assert_close(ops.noise_images(x0, t, schedule, noise=noise, backend=backend), expected.float())
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 6)], ids=str)
+@pytest.mark.parametrize(("backend", "dtype"), backends_and_types())
+def test_given_noise_is_mixed_in(
+    backend: str, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, poisoned: None
+) -> None:
+    t = steps_for(shape)
+    signal = torch.from_numpy((1 - SCHEDULE.betas).cumprod())[t].view(-1, *(1,) * (len(shape) - 1))
+    x0, noise = wave(0.7, *shape).to(dtype), wave(2.1, *shape).to(dtype)
+    truth = signal.sqrt() * x0.double() + (1 - signal).sqrt() * noise.double()
+    plain = signal.sqrt().to(dtype) * x0 + (1 - signal).sqrt().to(dtype) * noise
+    images, given = (moved(value, backend, dtype, channels_last) for value in (x0, noise))
+    out = ops.noise_images(images, t.to(device_of(backend)), SCHEDULE, noise=given, backend=backend)  # type: ignore[arg-type]
+    assert not len(x0) or out.stride() == images.stride()
+    assert_no_worse(out.cpu(), plain, truth)
+
+
+def test_gradients_reach_the_images_and_the_noise() -> None:
+    x0, noise = (wave(rate, 3, 2, 4).requires_grad_() for rate in (0.7, 2.1))
+    t = torch.tensor([0, 20, 49])
+    assert torch.autograd.gradcheck(lambda a, b: ops.noise_images(a, t, SCHEDULE, noise=b), (x0, noise))
+
+
+def test_it_compiles_whole() -> None:
+    x0, t, seed = wave(0.7, 2, 3, 5, 5).float(), torch.tensor([3, 40]), torch.tensor([1, 2])
+    SCHEDULE.table("cpu")
+    compiled = torch.compile(lambda x: ops.noise_images(x, t, SCHEDULE, seed=seed), fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x0), ops.noise_images(x0, t, SCHEDULE, seed=seed))
+
+
+def test_the_op_is_registered_as_pytorch_wants() -> None:
+    x0, t = wave(0.7, 2, 3, 5, 5).float(), torch.tensor([3, 40])
+    arguments = (x0.requires_grad_(), t, SCHEDULE.table("cpu"), None, torch.tensor([1, 2]), "auto")
+    torch.library.opcheck(torch.ops.gdui.noise_images.default, arguments)
+
+
+X0 = torch.zeros(2, 3, 4, 4)
+T = torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("x0", "t", "options", "error", "message"),
+    [
+        (X0, T, {}, ValueError, "give either noise or seed, not neither"),
+        (X0, T, {"noise": X0, "seed": T}, ValueError, "give either noise or seed, not both"),
+        (X0, T[:1], {"seed": T}, ValueError, "t must have one entry for each image of x0, 2, not (1,)"),
+        (X0, T.float(), {"seed": T}, TypeError, "t must be int64, not torch.float32"),
+        (X0, T, {"seed": T.int()}, TypeError, "seed must be int64, not torch.int32"),
+        (X0, T, {"noise": X0[:1]}, ValueError, "noise must have x0's shape (2, 3, 4, 4), not (1, 3, 4, 4)"),
+        (X0.long(), T, {"seed": T}, TypeError, "x0 must be floating-point, not torch.int64"),
+        (X0[0, 0, 0], T, {"seed": T}, ValueError, "x0 must be [B, C, ...], but its shape is (4,)"),
+        (X0, T + 50, {"seed": T, "backend": "native"}, ValueError, "t must be in [0, 50), but holds 50"),
+        (X0, T, {"seed": T, "backend": "cuda"}, ValueError, "backend must be one of"),
+        (X0.half(), T, {"seed": T, "backend": "native"}, RuntimeError, "it needs torch.float32, not torch.float16"),
+    ],
+)
+def test_mistakes_are_named(
+    x0: torch.Tensor, t: torch.Tensor, options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as raised:
+        ops.noise_images(x0, t, SCHEDULE, **options)  # type: ignore[arg-type]
+    assert message in str(raised.value)

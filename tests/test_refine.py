@@ -231,9 +231,10 @@ SHARED_HEADER = Path(_core.__file__).parent / "decide.cuh"
 INSTANCES = """
 #include "decide.cuh"
 template __global__ void gdui_judge<float>(const long long *, const long long *, const long long *, long long,
-  long long, const float *, const int *, const int *, gdui::Policy, gdui::Judgement *);
+  long long, const float *, const int *, const int *, double, double, double, double, double, int, unsigned char *,
+  double *, double *, double *);
 template __global__ void gdui_refine<double>(const int *, const double *, const int *, long long, const int *,
-  const gdui::Judgement *, double, int *, unsigned char *);
+  const unsigned char *, const double *, double, int *, unsigned char *);
 """
 
 
@@ -246,3 +247,35 @@ def test_the_shared_header_compiles_for_the_gpu(architecture: str, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert b"gdui_judge" in out.read_bytes()
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+def test_on_a_gpu_the_decisions_are_the_same(real: Any, rng: np.random.Generator) -> None:
+    cupy = pytest.importorskip("cupy", reason="CuPy is not on this machine")
+    if not cupy.cuda.is_available():
+        pytest.skip("there is no GPU")
+    cluster, confidence, opinion, name = many(rng)
+    confidence = np.round(confidence, 2).astype(real)
+    expected = refine(cluster, confidence, opinion, name)
+    found = refine(*map(cupy.asarray, (cluster, confidence, opinion)), name)
+    for field in ("label_index", "rule", "branch", "delta_top", "delta_btm", "r_btm"):
+        np.testing.assert_array_equal(cupy.asnumpy(getattr(found, field)), getattr(expected, field))
+    with pytest.raises(ValueError, match="cluster must be below 40, but holds 40"):
+        refine(cupy.full(3, 40), cupy.ones(3), cupy.zeros(3, int), name)
+
+
+class OnGpu:
+    """What an array on a GPU looks like from outside."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+
+def test_an_array_on_a_gpu_without_cupy_says_what_to_install() -> None:
+    try:
+        import cupy  # noqa: F401
+    except ImportError:
+        with pytest.raises(ImportError, match=r"gdui\[cuda12\]"):
+            refine(OnGpu(), [0.5], [0], [0])  # type: ignore[arg-type]
+    else:
+        pytest.skip("CuPy is installed")

@@ -99,31 +99,22 @@ gdui::Loss loss_of(const gdui::Shape &shape, const Array &predicted, const Maybe
 void denoising_loss(const Array &predicted, const Maybe &values, const Array &x0, const Whole &t,
                     const Dense<float> &table, const Maybe &noise, const std::optional<Whole> &seed,
                     const std::string &kind, const std::string &target, const std::string &weighting, float bound_scale,
-                    Dense<float> out, int threads) {
+                    const std::optional<Dense<float>> &above, std::optional<Array> dpredicted,
+                    std::optional<Array> dvalues, Dense<float> out, int threads) {
   const gdui::Shape shape = shape_of(x0);
   const gdui::Steps steps = steps_of(t, table, shape);
   const gdui::Loss loss = loss_of(shape, predicted, values, x0, noise, seed, kind, target, weighting, bound_scale);
-  if (out.ndim() != 1 || out.shape(0) != shape.images)
-    throw std::invalid_argument("out must be (batch)");
+  if (out.ndim() != 1 || out.shape(0) != shape.images || (above && (above->ndim() != 1 || above->size() != out.size())))
+    throw std::invalid_argument("above and out must be (batch)");
+  if (dpredicted && values.has_value() != dvalues.has_value())
+    throw std::invalid_argument("dvalues must be as present as values");
+  gdui::Gradients gradients{};
+  gradients.above = above ? above->data() : nullptr;
+  gradients.predicted = dpredicted ? output(*dpredicted, shape) : gdui::Output{};
+  gradients.values = dvalues ? output(*dvalues, shape) : gdui::Output{};
   float *to = out.mutable_data();
   py::gil_scoped_release release;
-  gdui::denoising_loss(shape, steps, loss, to, threads);
-}
-
-void denoising_loss_backward(const Array &predicted, const Maybe &values, const Array &x0, const Whole &t,
-                             const Dense<float> &table, const Maybe &noise, const std::optional<Whole> &seed,
-                             const std::string &kind, const std::string &target, const std::string &weighting,
-                             float bound_scale, const Dense<float> &dloss, Array dpredicted,
-                             std::optional<Array> dvalues, int threads) {
-  const gdui::Shape shape = shape_of(x0);
-  const gdui::Steps steps = steps_of(t, table, shape);
-  const gdui::Loss loss = loss_of(shape, predicted, values, x0, noise, seed, kind, target, weighting, bound_scale);
-  if (dloss.ndim() != 1 || dloss.shape(0) != shape.images || values.has_value() != dvalues.has_value())
-    throw std::invalid_argument("dloss must be (batch), and dvalues as present as values");
-  const gdui::Output to = output(dpredicted, shape), to_values = dvalues ? output(*dvalues, shape) : gdui::Output{};
-  const float *above = dloss.data();
-  py::gil_scoped_release release;
-  gdui::denoising_loss_backward(shape, steps, loss, above, to, to_values, threads);
+  gdui::denoising_loss(shape, steps, loss, gradients, to, threads);
 }
 
 void guided_step(const Array &x, const Array &predicted, const Maybe &values, const Whole &t, const Dense<float> &table,
@@ -164,11 +155,7 @@ void bindings::bind_diffusion(py::module_ &m) {
         exact("out"), py::arg("threads"));
   m.def("denoising_loss", &denoising_loss, exact("predicted"), exact("values"), exact("x0"), exact("t"), exact("table"),
         exact("noise"), exact("seed"), py::arg("kind"), py::arg("target"), py::arg("weighting"), py::arg("bound_scale"),
-        exact("out"), py::arg("threads"));
-  m.def("denoising_loss_backward", &denoising_loss_backward, exact("predicted"), exact("values"), exact("x0"),
-        exact("t"), exact("table"), exact("noise"), exact("seed"), py::arg("kind"), py::arg("target"),
-        py::arg("weighting"), py::arg("bound_scale"), exact("dloss"), exact("dpredicted"), exact("dvalues"),
-        py::arg("threads"));
+        exact("above"), exact("dpredicted"), exact("dvalues"), exact("out"), py::arg("threads"));
   m.def("guided_step", &guided_step, exact("x"), exact("predicted"), exact("values"), exact("t"), exact("table"),
         exact("gradient"), py::arg("scale"), exact("noise"), exact("seed"), py::arg("method"), py::arg("eta"),
         py::arg("variance"), exact("limit"), py::arg("target"), exact("unconditional"), py::arg("guidance"),

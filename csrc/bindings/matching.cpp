@@ -214,7 +214,14 @@ void bindings::bind_matching(py::module_ &m) {
 
   py::class_<Policy>(m, "Policy")
       .def(py::init<std::int64_t, double, double, double, double, double, bool>(), "n"_a, "weight_top"_a,
-           "weight_btm"_a, "lambda_delta"_a, "lambda_top"_a, "lambda_btm"_a, "relabel_no_vote"_a);
+           "weight_btm"_a, "lambda_delta"_a, "lambda_top"_a, "lambda_btm"_a, "relabel_no_vote"_a)
+      .def_readonly("n", &Policy::n)
+      .def_readonly("weight_top", &Policy::weight_top)
+      .def_readonly("weight_btm", &Policy::weight_btm)
+      .def_readonly("lambda_delta", &Policy::lambda_delta)
+      .def_readonly("lambda_top", &Policy::lambda_top)
+      .def_readonly("lambda_btm", &Policy::lambda_btm)
+      .def_readonly("relabel_no_vote", &Policy::relabel_no_vote);
   m.def("refine", &refine, "cluster"_a, "confidence"_a, "rank_by"_a, "opinion"_a, "name"_a, "classes"_a, "policy"_a,
         "sigma"_a, "threads"_a);
   m.def("sweep", &sweep, "cluster"_a, "confidence"_a, "rank_by"_a, "opinion"_a, "name"_a, "classes"_a, "policy"_a,

@@ -1,1 +1,6 @@
-"""The embedded default: its encoder weights and its configuration."""
+"""The embedded default: scikit-learn's handwritten digits, and a tiny CLIP that has seen printed ones only."""
+
+from gdui.demo.digits import NAMES, DemoResult, images, run
+from gdui.demo.sheet import contact_sheet
+
+__all__ = ["NAMES", "DemoResult", "contact_sheet", "images", "run"]

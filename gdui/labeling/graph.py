@@ -1,35 +1,103 @@
-"""The third witness: votes diffused over the graph of nearest neighbours, every class brought back to its own weight."""
+"""The third witness: the graph of nearest neighbours, its slowest modes, and votes diffused over it.
+
+N is the number of images, k of neighbours, C of classes. Everything costs O(N k) for each column.
+"""
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-__all__ = ["adjacency", "diffuse"]
+from gdui import checks
+
+__all__ = ["adjacency", "cluster_votes", "diffuse", "modes", "modularity", "one_hot"]
 
 Matrix = npt.NDArray[np.float32]
 
+ORTHOGONALISE_EVERY = 5
+SPARE_MODES = 8
 
-def adjacency(neighbors: npt.NDArray[np.integer], similarity: npt.NDArray[np.floating]) -> sparse.csr_array:
-    """The symmetric graph [N, N] of the nearest neighbours (N, k), each edge weighted by its cosine, rows summing to 1.
 
-    An image that lists itself gets no edge to itself; negative cosines join nothing.
+def adjacency(neighbors: npt.ArrayLike, similarity: npt.ArrayLike) -> sparse.csr_array:
+    """The symmetric graph [N, N] of nearest neighbours [N, k]: an edge weighs its squared cosine, twice where mutual.
+
+    An image gets no edge to itself, and negative cosines join nothing.
     """
-    n, k = neighbors.shape
-    rows = np.repeat(np.arange(n), k)
-    columns = neighbors.ravel().astype(np.int64)
-    weights = np.maximum(similarity.ravel(), 0).astype(np.float32) ** 2
-    weights[(columns == rows) | (columns < 0)] = 0
-    one_way = sparse.csr_array((weights, (rows, np.maximum(columns, 0))), shape=(n, n))
+    near = np.asarray(neighbors)
+    weight = checks.array("similarity", similarity, 2, length=len(near))
+    if near.shape != weight.shape:
+        raise ValueError(f"similarity must have the shape of neighbors {near.shape}, not {weight.shape}")
+    n, k = near.shape
+    columns = checks.indices("neighbors", near.ravel(), n)
+    rows = np.repeat(np.arange(n, dtype=np.int32), k)
+    edges = np.square(np.maximum(weight.ravel(), 0), dtype=np.float32)
+    edges[columns == rows] = 0
+    one_way = sparse.csr_array((edges, (rows, columns)), shape=(n, n))
     both = (one_way + one_way.T).tocsr()
     both.eliminate_zeros()
-    degree = np.asarray(both.sum(1)).ravel()
-    both.data /= np.repeat(np.maximum(degree, 1e-12), np.diff(both.indptr)).astype(np.float32)
+    both.sort_indices()
     return both
 
 
-def diffuse(graph: sparse.csr_array, votes: Matrix, *, steps: int, keep: float) -> Matrix:
-    """F <- (1 - keep) A F + keep V, `steps` times from F = V, for votes V (N, C) and the graph A."""
+def modes(graph: sparse.csr_array, count: int, *, rounds: int = 60, seed: int = 0) -> Matrix:
+    """The `count` slowest modes of a walk on the graph, every image's row at length 1 [N, count].
+
+    Images between which a walk passes easily lie together here, however bent the region that joins them. Found by
+    subspace iteration with D^-1/2 A D^-1/2, made positive so that fast-changing modes die out.
+    """
+    n = graph.shape[0]
+    count = min(count, n)
+    scale = _inverse(np.sqrt(graph.sum(axis=1)))
+    walk = (graph * scale[:, None] * scale[None, :]).tocsr().astype(np.float32)
+    width = min(n, count + SPARE_MODES)
+    basis = np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
+    for round_ in range(1, rounds + 1):
+        basis = 0.5 * (walk @ basis) + 0.5 * basis
+        if round_ % ORTHOGONALISE_EVERY == 0 or round_ == rounds:
+            basis = np.linalg.qr(basis)[0]
+    _, rotation = np.linalg.eigh(basis.T @ (walk @ basis))
+    slowest = basis @ rotation[:, ::-1][:, :count]
+    return np.asarray(slowest * _inverse(np.linalg.norm(slowest, axis=1))[:, None], np.float32)
+
+
+def diffuse(graph: sparse.csr_array, votes: Matrix, *, steps: int = 20, keep: float = 0.2) -> Matrix:
+    """F <- (1 - keep) D^-1 A F + keep V, `steps` times from F = V, for votes V [N, C]; islands keep their votes."""
+    degree = graph.sum(axis=1)
+    walk = (graph * _inverse(degree)[:, None]).tocsr().astype(np.float32)
+    island = degree == 0
     field = votes
     for _ in range(steps):
-        field = (1 - keep) * (graph @ field) + keep * votes
-    return field
+        field = (1 - keep) * (walk @ field) + keep * votes
+        field[island] = votes[island]
+    return np.asarray(field, np.float32)
+
+
+def one_hot(label: npt.NDArray[np.integer], classes: int) -> Matrix:
+    """Row i holds one vote, for class label[i]; none where it is -1 [N, C]."""
+    votes = np.zeros((len(label), classes), np.float32)
+    rows = np.flatnonzero(label >= 0)
+    votes[rows, label[rows]] = 1
+    return votes
+
+
+def cluster_votes(votes: npt.NDArray[np.integer], cluster: npt.NDArray[np.integer], classes: int) -> Matrix:
+    """Each image's row is how all of its cluster vote, as shares [N, C]."""
+    k = int(cluster.max(initial=-1)) + 1
+    table = np.bincount(cluster.astype(np.int64) * classes + votes, minlength=k * classes).reshape(k, classes)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    return np.asarray(shares.astype(np.float32)[cluster])
+
+
+def modularity(cluster: npt.NDArray[np.integer], neighbors: npt.NDArray[np.integer]) -> float:
+    """By how much more of the neighbours [N, k] share an image's cluster than would by chance."""
+    k = int(cluster.max(initial=-1)) + 1
+    near = cluster[neighbors]
+    mine = np.bincount(cluster, minlength=k) / max(len(cluster), 1)
+    theirs = np.bincount(near.ravel(), minlength=k) / max(near.size, 1)
+    return float((near == cluster[:, None]).mean() - mine @ theirs)
+
+
+def _inverse(value: npt.NDArray[np.floating]) -> Matrix:
+    """1 / value, and 0 where that is 0."""
+    out = np.zeros(value.shape, np.float32)
+    np.divide(1, value, out=out, where=value > 0)
+    return out

@@ -1,16 +1,40 @@
-"""Labeler: images and class names in, a label with its reason out. The order of the stages stands here, and only here."""
+"""Labeler: images and class names in, a label with its reason out. The order of the stages stands only here."""
 
-from collections.abc import Callable, Sequence
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import numpy.typing as npt
 
+from gdui import checks
 from gdui.config import Config
-from gdui.labels import Labels
+from gdui.labeling import consensus, graph, linear, naming
+from gdui.labeling.cluster import Assignment, Centroids, Heads, assign, fit_centroids, fit_heads, scaled
+from gdui.labeling.encoders import load_encoder
+from gdui.labeling.features import Features, FeatureStore, encode_source, load_features
+from gdui.labeling.images import open_source
+from gdui.labeling.inputs import Images, Scores, Texts
+from gdui.labeling.learned import RULE, Decision, Learned, calibrated, confidences, overruled
+from gdui.labeling.neighbors import neighbors
+from gdui.labeling.opinions import TEMPLATES, class_embeddings
+from gdui.labeling.outcome import Clock, Outcome, Progress, Table
+from gdui.labeling.select import consistency_from_neighbors
+from gdui.labels import Facts, Labels
 
-__all__ = ["Labeler"]
+__all__ = ["Labeler", "Progress"]
 
-Progress = Callable[[str, int, int], None]
+Matrix = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.integer]
+
+ROWS_PER_CLASS = 100
+EVERYTHING = 2.0  # a floor no probability reaches
+CLUSTERS_PER_CLASS = {"paper": 1, "default": 3}
+
+log = logging.getLogger(__name__)
 
 
 class Labeler:
@@ -22,7 +46,8 @@ class Labeler:
     k: clusters; None for the preset's choice, "auto" to estimate it.
     overrides: settings of `gdui.config.Config` by dotted name, as in `**{"refine.sigma": 0.4}`.
 
-    `seconds` holds what each stage of the last call took, `facts` what it found.
+    After a fit, `criterion` says how good each number of clusters was (with k="auto"), and `shares` how large the
+    classes were taken to be (with the graph).
     """
 
     def __init__(
@@ -34,57 +59,322 @@ class Labeler:
         seed: int = 0,
         **overrides: Any,
     ) -> None:
-        self.classes = _class_names(classes)
-        self.encoder = encoder
+        self.classes = checks.class_names(classes)
         self.config = Config.named(preset, k=k, seed=seed, **overrides)
-        self.seconds: dict[str, float] = {}
-        self.facts: dict[str, Any] = {}
+        self.encoder = self.config.encode.encoder if encoder is None else encoder
+        self.criterion: dict[int, float] = {}
+        self.shares: npt.NDArray[np.float64] | None = None
+        self._learned: Learned | None = None
+        self._facts = Facts()
 
     def fit(
         self,
         source: Any = None,
         *,
-        features: npt.ArrayLike | None = None,
+        features: Any = None,
         opinions: npt.ArrayLike | None = None,
         ids: Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Learns from the images of `source`, or from ready `features` (N, D) and `opinions` (N, C scores)."""
-        raise NotImplementedError
+        """Learns from images, and remembers it for `predict`; for the arguments see `fit_predict`."""
+        self._learn(self._images(source, features, opinions, ids), Clock(progress))
+        return self
 
     def predict(
         self,
         source: Any = None,
         *,
-        features: npt.ArrayLike | None = None,
+        features: Any = None,
         opinions: npt.ArrayLike | None = None,
         ids: Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> Labels:
-        """Labels new images by what `fit` learned: one pass over them, nothing is clustered again."""
-        raise NotImplementedError
+        """Labels new images by what was learned: one pass of matrix products, nothing is clustered or learned again."""
+        self._fitted()
+        return self._labels(self._images(source, features, opinions, ids), Clock(progress), None)
 
     def fit_predict(
         self,
         source: Any = None,
         *,
-        features: npt.ArrayLike | None = None,
+        features: Any = None,
         opinions: npt.ArrayLike | None = None,
         ids: Sequence[str] | None = None,
         progress: Progress | None = None,
     ) -> Labels:
-        """Learns from these images and labels them."""
-        raise NotImplementedError
+        """Learns from these images and labels them.
+
+        Args:
+            source: images as `gdui.labeling.images.open_source` takes them; they go through the encoder.
+            features: instead of a source, ready vectors [N, d]: an array, an .npy file, a feature store's folder.
+            opinions: scores of images against classes [N, C], probabilities or log-odds; by default the encoder's.
+            ids: names of the rows of `features`; by default those stored with them, or the row numbers.
+            progress: called with (stage, images done, images in all).
+        """
+        images, clock = self._images(source, features, opinions, ids), Clock(progress)
+        return self._labels(images, clock, self._learn(images, clock))
+
+    def save(self, path: str | Path) -> None:
+        """Writes what was learned into the folder `path`."""
+        about = {"classes": self.classes, "config": self.config.to_dict(), "encoder": _name(self.encoder)}
+        self._fitted().save(Path(path), about | {"facts": self._facts.to_json()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The labeler that `save` wrote."""
+        learned, about = Learned.load(Path(path))
+        labeler = cls(about["classes"], about["encoder"] or None)
+        labeler.config, labeler._learned = Config.from_dict(about["config"]), learned
+        labeler._facts = Facts.from_json(about["facts"])
+        return labeler
+
+    def _fitted(self) -> Learned:
+        if self._learned is None:
+            raise ValueError("this labeler has learned nothing yet: call fit, or load one that has")
+        return self._learned
+
+    def _images(self, source: Any, features: Any, opinions: Any, ids: Sequence[str] | None) -> Images:
+        if (source is None) == (features is None):
+            raise ValueError("give either a source of images or their features")
+        found = load_features(self._encoded(source) if features is None else features)
+        if ids is not None:
+            found = replace(found, ids=load_features(np.empty((len(found), 0)), ids=ids).ids)
+        if opinions is not None:
+            return Images(found, Scores.of(opinions, len(found), len(self.classes)))
+        encoder = self._loaded_encoder("an opinion that is not given")
+        templates = self.config.encode.templates or TEMPLATES
+        return Images(found, Texts(class_embeddings(encoder, self.classes, templates=templates), encoder.logit_scale))
+
+    def _encoded(self, source: Any) -> Features:
+        """Features of a source, in memory."""
+        encoder = self._loaded_encoder("a source of images")
+        with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
+            store = FeatureStore(folder, encoder)
+            quarantined = encode_source(open_source(source), encoder, store).quarantined
+            if quarantined:
+                log.warning("%d images could not be read and get no label", quarantined)
+            found = store.features()
+            return load_features(found.array(), ids=found.ids.to_pylist())
+
+    def _loaded_encoder(self, what: str) -> Any:
+        if self.encoder is None:
+            raise ValueError(f"{what} needs an encoder: name one, or hand in features and opinions")
+        if not hasattr(self.encoder, "encode_images"):
+            self.encoder = load_encoder(self.encoder, batch=self.config.encode.batch)
+        return self.encoder
+
+    def _learn(self, images: Images, clock: Clock) -> Outcome:
+        """All stages, on all images or a sample of them."""
+        config = self.config
+        rows = _sample(len(images), max(config.fit_rows, ROWS_PER_CLASS * len(self.classes)), config.seed)
+        clock.total = len(rows)
+        features, opinion = images.rows(rows)
+        learned = Learned.blank(features, centred=config.graph.enabled)
+        unit, votes = learned.unit(features), opinion.argmax(axis=1)
+        with clock.stage("neighbors"):
+            reach = min(max(config.neighbors.consistency - 1, config.graph.neighbors), len(rows) - 1)
+            near, similarity = neighbors(unit, reach, config.neighbors.method, include_self=False)
+        with clock.stage("cluster"):
+            modes = self._modes(near, similarity)
+            model, found = self._clusters(unit, modes, near)
+        with clock.stage("match"):
+            named = naming.name_clusters(found, opinion, model.k, most=config.match.most)
+        with clock.stage("refine"):
+            judged = naming.refined_by(named, found, opinion, config.refine, config.match.most)
+            floor = naming.floors(judged, config.refine.sigma)
+            learned = replace(learned, clusters=model, names=named.names, floor=floor)
+            refined = decided = learned.refined(found, opinion)
+        if config.graph.enabled:
+            with clock.stage("graph"):
+                settled = self._settle(votes, modes, near, similarity)
+                votes, self.shares = consensus.balance(opinion, settled.shares).argmax(axis=1), settled.shares
+            with clock.stage("linear"):
+                smooth, decided = self._smooth(learned, refined, settled.field, unit, opinion, votes, near[:, 0])
+            if 1 - _differ(decided.label, decided.label[near[:, 0]]) >= config.graph.least:
+                learned = smooth
+            else:
+                log.warning("neighbours hardly agree on any label: the features tell little, and the opinion stands")
+                learned = replace(learned, floor=np.full(model.k, EVERYTHING, np.float32))
+                decided = learned.refined(found, opinion)
+        matched = named.names[found.cluster]
+        self._facts = Facts(
+            encoder=_name(self.encoder),
+            configuration=config.to_dict(),
+            clusters=naming.cluster_facts(named, judged, config.refine),
+            accuracy=_estimate(decided.label, votes, near[:, 0]),
+            accuracy_how="the geometric mean of the agreement with the opinion and among nearest neighbours",
+            changed={
+                "match": _differ(opinion.argmax(axis=1), matched),
+                "refine": _differ(matched, refined.label),
+                "graph": _differ(refined.label, decided.label),
+            },
+        )
+        surety = opinion.max(axis=1)[near[:, : config.graph.neighbors]].mean(axis=1)
+        self._learned = replace(learned, surety=naming.cluster_means(surety, found.cluster, model.k))
+        return Outcome(rows, found, decided, surety, _consistency(near, found.cluster, config.neighbors.consistency))
+
+    def _modes(self, near: Indices, similarity: Matrix) -> Matrix:
+        """The graph's slow modes, where a later step asks for them [N, modes]."""
+        config = self.config
+        if not (config.graph.enabled or config.clusterer == "modes" or config.k == "auto"):
+            return np.empty((len(near), 0), np.float32)
+        count = min(config.graph.modes * len(self.classes), config.graph.most_modes)
+        return graph.modes(self._web(near, similarity), count, seed=config.seed)
+
+    def _web(self, near: Indices, similarity: Matrix) -> Any:
+        edges = self.config.graph.neighbors
+        return graph.adjacency(near[:, :edges], similarity[:, :edges])
+
+    def _clusters(self, unit: Matrix, modes: Matrix, near: Indices) -> tuple[Centroids | Heads, Assignment]:
+        """What puts an image into a cluster, and where it puts these."""
+        config, settings = self.config, self.config.cluster
+        k = min(self._k(modes, near), len(unit))
+        if config.clusterer == "heads":
+            trained = fit_heads(
+                unit,
+                k,
+                heads=settings.heads,
+                hidden=settings.hidden,
+                batch=settings.batch,
+                step=settings.step,
+                epochs=settings.epochs,
+                rate=settings.rate,
+                top_share=settings.top_share,
+                seed=config.seed,
+            )
+            log.info("head %d kept, loss %.3f, %d revived", trained.kept, trained.losses.min(), trained.revived)
+            return trained.model, assign(trained.model, unit)
+        space = unit if config.clusterer == "kmeans" else modes
+        groups = fit_centroids(space, k, seed=config.seed, iterations=settings.iterations)
+        found = assign(groups, space)
+        return (groups if space is unit else scaled(Centroids.of(unit, found.cluster, k), unit)), found
+
+    def _k(self, modes: Matrix, near: Indices) -> int:
+        k = self.config.k
+        if k == "auto":
+            edges = near[:, : self.config.graph.neighbors]
+            self.criterion = {
+                k: graph.modularity(self._grouped(modes, k), edges) for k in _candidates(len(self.classes), len(modes))
+            }
+            return max(self.criterion, key=lambda k: (self.criterion[k], -k))
+        return int(k) if k is not None else CLUSTERS_PER_CLASS[self.config.preset] * len(self.classes)
+
+    def _grouped(self, modes: Matrix, k: int) -> npt.NDArray[np.int32]:
+        """Clusters of images in the space of the modes [N]."""
+        groups = fit_centroids(modes, k, seed=self.config.seed, iterations=self.config.cluster.iterations)
+        return assign(groups, modes).cluster
+
+    def _settle(self, votes: Indices, modes: Matrix, near: Indices, similarity: Matrix) -> consensus.Consensus:
+        """Votes averaged over clusters of several sizes, diffused over the graph, every class brought to its size."""
+        settings, classes = self.config.graph, len(self.classes)
+        pooled = np.zeros((len(votes), classes), np.float32)
+        for scale in settings.scales:
+            groups = self._grouped(modes, int(np.clip(round(scale * classes), 1, len(modes))))
+            pooled += graph.cluster_votes(votes, groups, classes) / np.float32(len(settings.scales))
+        field = graph.diffuse(self._web(near, similarity), pooled, steps=settings.steps, keep=settings.keep)
+        return consensus.settle(field, votes, near[:, : settings.neighbors], gain=settings.gain)
+
+    def _smooth(
+        self,
+        learned: Learned,
+        refined: Decision,
+        field: Matrix,
+        unit: Matrix,
+        opinion: Matrix,
+        votes: Indices,
+        nearest: Indices,
+    ) -> tuple[Learned, Decision]:
+        """A linear model learns the field's labels; its odds for images it has not seen count beside the field's."""
+        settings, classes = self.config.linear, len(self.classes)
+        spread = linear.log_spread(opinion)
+        inputs = linear.joined(unit, opinion, spread=spread)
+        held_out = linear.held_out(
+            inputs,
+            field.argmax(axis=1),
+            classes,
+            decay=settings.decay,
+            rounds=settings.rounds,
+            seed=self.config.seed,
+        )
+        odds = np.log(field + 1e-3) + np.log(held_out + 1e-9)
+        label = odds.argmax(axis=1)
+        accuracy = _estimate(label, votes, nearest)
+        model = linear.fit_linear(inputs, label, classes, decay=settings.decay, rounds=settings.rounds)
+        sharpness = calibrated(np.log(held_out + 1e-9), accuracy)
+        decided = overruled(refined, label, confidences(odds, calibrated(odds, accuracy)))
+        return replace(learned, linear=model, spread=spread, sharpness=sharpness), decided
+
+    def _labels(self, images: Images, clock: Clock, outcome: Outcome | None) -> Labels:
+        """The table of all images: those learned from as they came out, the others by what was learned."""
+        learned, n = self._fitted(), len(images)
+        table = Table.blank(n)
+        clock.total = n
+        if outcome is None or len(outcome.rows) < n:
+            with clock.stage("predict"):
+                for where, features, opinion in images.blocks():
+                    unit = learned.unit(features)
+                    found, decided = learned.decide(unit, opinion)
+                    table.put(where, found, decided, opinion)
+                    table.surety[where] = (learned.surety[found.cluster] + opinion.max(axis=1)) / 2
+                    clock.report("predict", where.stop)
+        if outcome is not None:
+            table.put(outcome.rows, outcome.found, outcome.decided, images.rows(outcome.rows)[1])
+            table.consistency[outcome.rows], table.surety[outcome.rows] = outcome.consistency, outcome.surety
+        if self.config.reject is not None:
+            unsure = table.surety < self.config.reject
+            table.label[unsure], table.rule[unsure] = -1, RULE["rejected"]
+        return Labels.from_arrays(
+            images.ids,
+            self.classes,
+            label_index=table.label,
+            confidence=table.confidence,
+            matched_index=learned.names[table.cluster],
+            cluster=table.cluster,
+            cluster_confidence=table.cluster_confidence,
+            consistency=table.consistency,
+            clip_index=table.first,
+            clip_confidence=table.first_confidence,
+            clip_second_index=table.second,
+            rule=table.rule,
+            facts=replace(self._facts, ledger=clock.ledger),
+        )
 
 
-def _class_names(classes: Sequence[str]) -> list[str]:
-    names = list(classes)
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"classes must be a list of names, not {classes!r}")
-    if len(names) < 2:
-        raise ValueError(f"classes must name at least 2 classes, not {len(names)}")
-    if blank := [i for i, name in enumerate(names) if not name.strip()]:
-        raise ValueError(f"classes must not be blank, but number {blank[0]} is")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"classes must differ, but {twice[0]!r} stands there more than once")
-    return names
+def _sample(n: int, most: int, seed: int) -> npt.NDArray[np.int64]:
+    """The images to learn from, in order."""
+    if n < 2:
+        raise ValueError(f"at least 2 images are needed to learn from, not {n}")
+    return np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
+def _candidates(classes: int, n: int) -> list[int]:
+    """Numbers of clusters to try: all up to 12, then each a sixth more, to four times the number of classes."""
+    most, tried = min(max(4 * classes, 12), n - 1), [2]
+    while tried[-1] < most:
+        tried.append(min(most, max(tried[-1] + 1, round(tried[-1] * 7 / 6))))
+    return tried
+
+
+def _consistency(near: Indices, groups: Indices, reach: int) -> Matrix:
+    """The share of the `reach` nearest, the image itself among them, that lie in its cluster [N]."""
+    others = near[:, : max(reach - 1, 1)]
+    share = consistency_from_neighbors(others, groups)
+    return np.asarray((share * others.shape[1] + 1) / (others.shape[1] + 1), np.float32)
+
+
+def _estimate(label: Indices, votes: Indices, nearest: Indices) -> float:
+    """How many labels are right, as far as it shows without any.
+
+    The opinion has mistakes of its own, so agreement with it is too low an estimate; a neighbour shares our mistakes,
+    so agreement with it is too high a one. Their geometric mean stands between.
+    """
+    return float(np.sqrt((label == votes).mean() * (label == label[nearest]).mean()))
+
+
+def _differ(before: Indices, after: Indices) -> float:
+    return float((before != after).mean())
+
+
+def _name(encoder: Any) -> str:
+    name = getattr(encoder, "name", encoder)
+    return name if isinstance(name, str) else ""

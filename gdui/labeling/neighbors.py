@@ -95,7 +95,7 @@ def kmeans(
     rows = exact.unit_rows("features", features)
     k = _count("k", k, len(rows), "the rows of features")
     count = checks.thread_count(threads)
-    centroids = _spread_out(rows, k, np.random.default_rng(seed), count)
+    centroids = _spread_out(rows, k, np.random.default_rng(seed))
     before = np.full(len(rows), -1)
     for _ in range(iterations):
         found = exact.nearest(centroids, rows, 1, threads=count)
@@ -185,7 +185,7 @@ def _completed(rows: Floats, queries: Floats, found: Indices, threads: int) -> I
     return found
 
 
-def _spread_out(rows: Floats, k: int, rng: np.random.Generator, threads: int) -> Floats:
+def _spread_out(rows: Floats, k: int, rng: np.random.Generator) -> Floats:
     """The first centroids: rows of a sample, each likelier the farther it lies from those chosen (k-means++)."""
     sample = rows[np.sort(rng.choice(len(rows), min(len(rows), 64 * k + 1000), replace=False))]
     nearest = np.full(len(sample), -np.inf, np.float32)
@@ -196,8 +196,7 @@ def _spread_out(rows: Floats, k: int, rng: np.random.Generator, threads: int) ->
         reach = np.cumsum(distance)
         at = int(np.searchsorted(reach, rng.random() * reach[-1], side="right"))
         chosen.append(min(at, len(sample) - 1))
-        near = exact.nearest(sample[chosen[-1:]], sample, 1, threads=threads).similarity[:, 0]
-        nearest = np.maximum(nearest, near)
+        nearest = np.maximum(nearest, np.einsum("nd,d->n", sample, sample[chosen[-1]]))
     return np.ascontiguousarray(sample[chosen])
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gdui import _core, checks
+from gdui.labeling.refine_cuda import on_gpu, refine_on_gpu
 
 __all__ = ["Branch", "Refinement", "Rule", "Sweep", "refine", "sweep"]
 
@@ -113,11 +114,15 @@ def refine(
     weights: of delta_top and delta_btm.
     on_mismatch: what becomes of a cluster whose name got no vote among its most confident samples, or that has no
         name: "keep" treats it as any other, "relabel" hands all its samples to the opinion.
+    Arrays that are on a GPU (CuPy, torch, anything with DLPack) are refined there, and the result is CuPy arrays.
+
     rank_by: [N], what to choose the most and least confident by where the probabilities saturate at 1 (logit margins).
     """
     workers = checks.thread_count(threads)
     threshold = checks.in_range("sigma", sigma, -np.inf, np.inf)
     policy = _policy(n, weights, lambda_delta, lambda_top, lambda_btm, on_mismatch)
+    if on_gpu(cluster):
+        return Refinement(*refine_on_gpu(cluster, confidence, opinion, class_of_cluster, rank_by, policy, threshold))
     arrays = _arrays(cluster, confidence, opinion, class_of_cluster, rank_by, None, workers)
     return Refinement(*_core.refine(*arrays, policy, threshold, workers))
 

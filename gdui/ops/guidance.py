@@ -82,7 +82,8 @@ def guided_step(
         check_noise(noise, seed, x, "x")
     table = table_of(schedule, x)
     limit = limit_of(clip, x, prediction, t, table, target, unconditional, guidance)
-    out: Tensor = guided_step_op(
+    run = guided_step_op if torch.compiler.is_compiling() else compute
+    out: Tensor = run(
         x, prediction, t, table, gradient, float(scale), noise, seed, method, float(eta), variance, limit, target,
         unconditional, float(guidance), backend,
     )  # fmt: skip
@@ -109,8 +110,7 @@ def limit_of(
     return limit
 
 
-@torch.library.custom_op("gdui::guided_step", mutates_args=())
-def guided_step_op(
+def compute(
     x: Tensor,
     prediction: Tensor,
     t: Tensor,
@@ -151,6 +151,9 @@ def guided_step_op(
         limit, target, weak, guidance, planes(out),
     )  # fmt: skip
     return out
+
+
+guided_step_op = torch.library.custom_op("gdui::guided_step", compute, mutates_args=())
 
 
 @guided_step_op.register_fake

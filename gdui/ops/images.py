@@ -1,5 +1,6 @@
 """What the diffusion ops ask of their arguments, and the one shape their kernels see: [images, channels, positions]."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, overload
 
 import numpy.typing as npt
@@ -16,6 +17,7 @@ __all__ = [
     "dense_like",
     "halves",
     "planes",
+    "runner",
     "same_shape",
     "table_of",
     "threads",
@@ -110,6 +112,16 @@ def array(tensor: None) -> None: ...
 def array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     """The tensor's own memory as an array, for the C++ core."""
     return None if tensor is None else tensor.detach().numpy()
+
+
+def runner(
+    op: Callable[..., Tensor], differentiable: Callable[..., Tensor], plain: Callable[..., Tensor], *by: Tensor | None
+) -> Callable[..., Tensor]:
+    """What to run: the registered op where PyTorch compiles, else only as much as the gradients wanted ask for."""
+    if torch.compiler.is_compiling():
+        return op
+    wanted = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in by)
+    return differentiable if wanted else plain
 
 
 def threads() -> int:

@@ -17,6 +17,7 @@ from gdui.ops.images import (
     check_steps,
     dense_like,
     planes,
+    runner,
     table_of,
     threads,
 )
@@ -44,14 +45,12 @@ def noise_images(
     check_images("x0", x0)
     check_steps("t", t, x0, "x0")
     check_noise(noise, seed, x0, "x0")
-    out: Tensor = noise_images_op(x0, t, table_of(schedule, x0), noise, seed, backend)
+    run = runner(noise_images_op, NoiseImages.apply, compute, x0, noise)
+    out: Tensor = run(x0, t, table_of(schedule, x0), noise, seed, backend)
     return out
 
 
-@torch.library.custom_op("gdui::noise_images", mutates_args=())
-def noise_images_op(
-    x0: Tensor, t: Tensor, table: Tensor, noise: Tensor | None, seed: Tensor | None, backend: str
-) -> Tensor:
+def compute(x0: Tensor, t: Tensor, table: Tensor, noise: Tensor | None, seed: Tensor | None, backend: str) -> Tensor:
     chosen = choose(backend, x0, noise, native=True)
     out = dense_like(x0)
     if chosen == "reference":
@@ -68,11 +67,6 @@ def noise_images_op(
     return out
 
 
-@noise_images_op.register_fake
-def _(x0: Tensor, *others: object) -> Tensor:
-    return dense_like(x0)
-
-
 def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, t, table, noise, _, _ = inputs
     ctx.save_for_backward(t, table)
@@ -87,4 +81,22 @@ def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return by_x0, None, None, by_noise.to(ctx.noise_dtype) if by_noise is not None else None, None, None
 
 
+class NoiseImages(torch.autograd.Function):
+    """The op without the dispatcher's layers of Python, which cost more than a small batch's arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        output = compute(*inputs)
+        save_for_backward(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(backward)
+
+
+noise_images_op = torch.library.custom_op("gdui::noise_images", compute, mutates_args=())
 noise_images_op.register_autograd(backward, setup_context=save_for_backward)
+
+
+@noise_images_op.register_fake
+def _(x0: Tensor, *others: object) -> Tensor:
+    return dense_like(x0)

@@ -1,5 +1,6 @@
 """What a diffusion model is trained on: the error of its prediction, and the variational bound."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from gdui.ops.images import (
     dense_like,
     halves,
     planes,
+    runner,
     table_of,
     threads,
 )
@@ -67,12 +69,12 @@ def denoising_loss(
     check_steps("t", t, x0, "x0")
     check_noise(noise, seed, x0, "x0")
     table = table_of(schedule, x0)
-    out: Tensor = denoising_loss_op(prediction, x0, t, table, noise, seed, kind, target, weighting or "none", backend)
+    run = runner(denoising_loss_op, DenoisingLoss.apply, compute, prediction)
+    out: Tensor = run(prediction, x0, t, table, noise, seed, kind, target, weighting or "none", backend)
     return out
 
 
-@torch.library.custom_op("gdui::denoising_loss", mutates_args=())
-def denoising_loss_op(
+def compute(
     prediction: Tensor,
     x0: Tensor,
     t: Tensor,
@@ -91,9 +93,7 @@ def denoising_loss_op(
     if not x0.numel():
         return out
     if chosen == "native":
-        rows = native_rows(prediction, x0, t, table, noise, seed, kind, target, weighting)
-        _core.denoising_loss(*rows, out.numpy(), threads())
-        return out
+        return native(None, None, out, prediction, x0, t, table, noise, seed, kind, target, weighting)
     from gdui.kernels import objective
 
     predicted, values = halves(prediction, x0.shape[1])
@@ -101,8 +101,7 @@ def denoising_loss_op(
     return out.copy_(objective.denoising_loss(*inputs))
 
 
-@torch.library.custom_op("gdui::denoising_loss_backward", mutates_args=())
-def denoising_loss_backward_op(
+def compute_gradient(
     dloss: Tensor,
     prediction: Tensor,
     x0: Tensor,
@@ -122,15 +121,14 @@ def denoising_loss_backward_op(
         return out.copy_(reference.denoising_loss_backward(dloss, *inputs))
     if not out.numel():
         return out
+    if chosen == "native":
+        losses = x0.new_empty(len(x0), dtype=table.dtype)
+        native(dloss, out, losses, prediction, x0, t, table, noise, seed, kind, target, weighting)
+        return out
     channels = x0.shape[1]
     dpredicted, dvalues = halves(out, channels)
     if kind == "simple" and dvalues is not None:
         dvalues.zero_()
-    if chosen == "native":
-        rows = native_rows(prediction, x0, t, table, noise, seed, kind, target, weighting)
-        to_values = None if kind == "simple" else array(dvalues)
-        _core.denoising_loss_backward(*rows, array(dloss.contiguous()), array(dpredicted), to_values, threads())
-        return out
     from gdui.kernels import objective
 
     predicted, values = halves(prediction, channels)
@@ -152,7 +150,10 @@ def denoising_loss_backward_op(
     return out
 
 
-def native_rows(
+def native(
+    dloss: Tensor | None,
+    gradient: Tensor | None,
+    losses: Tensor,
     prediction: Tensor,
     x0: Tensor,
     t: Tensor,
@@ -162,23 +163,66 @@ def native_rows(
     kind: str,
     target: str,
     weighting: str,
-) -> tuple[Any, ...]:
-    """The arguments that the C++ core's loss and its gradient share."""
+) -> Tensor:
+    """Fills `losses` and, where it is given, `gradient` in the same pass; without dloss that of the losses' sum."""
     predicted, values = halves(prediction, x0.shape[1])
-    scale = len(table) / 1000 if kind == "rescaled_hybrid" else 1.0
-    return (
-        array(predicted),
-        None if kind == "simple" else array(values),
-        array(planes(x0)),
-        array(t.contiguous()),
-        array(table),
-        array(planes(noise)),
-        None if seed is None else array(seed.contiguous()),
-        "hybrid" if kind == "rescaled_hybrid" else kind,
-        target,
-        weighting,
-        scale,
-    )
+    dpredicted, dvalues = (None, None) if gradient is None else halves(gradient, x0.shape[1])
+    if kind == "simple":
+        if dvalues is not None:
+            dvalues.zero_()
+        values, dvalues = None, None
+    _core.denoising_loss(
+        array(predicted), array(values), array(planes(x0)), array(t.contiguous()), array(table), array(planes(noise)),
+        None if seed is None else array(seed.contiguous()), kind.removeprefix("rescaled_"), target, weighting,
+        len(table) / 1000 if kind == "rescaled_hybrid" else 1.0, None if dloss is None else array(dloss.contiguous()),
+        array(dpredicted), array(dvalues), array(losses), threads(),
+    )  # fmt: skip
+    return losses
+
+
+def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.kind, ctx.target, ctx.weighting, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def backward_by(run: Callable[..., Tensor]) -> Callable[[Any, Tensor], tuple[Tensor | None, ...]]:
+    """The backward pass, with `run` to compute the prediction's gradient."""
+
+    def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
+        return run(dloss, *ctx.saved_tensors, ctx.kind, ctx.target, ctx.weighting, ctx.backend), *[None] * 9
+
+    return backward
+
+
+class DenoisingLoss(torch.autograd.Function):
+    """The op without the dispatcher's layers of Python, which cost more than a small batch's arithmetic.
+
+    The C++ core makes the gradient along with the loss: to draw the noise once more would cost more than to keep it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        prediction, x0, _, table, noise, *_, backend = inputs
+        ctx.fused = choose(backend, prediction, x0, noise, native=True) == "native" and x0.numel() > 0
+        if not ctx.fused:
+            output = compute(*inputs)
+            save_for_backward(ctx, inputs, output)
+            return output
+        gradient, losses = dense_like(prediction), x0.new_empty(len(x0), dtype=table.dtype)
+        ctx.save_for_backward(gradient)
+        return native(None, gradient, losses, *inputs[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, *dloss: Tensor) -> tuple[Tensor | None, ...]:
+        if not ctx.fused:
+            return backward_by(compute_gradient)(ctx, *dloss)
+        (gradient,) = ctx.saved_tensors
+        return gradient * dloss[0].view(-1, *(1,) * (gradient.ndim - 1)), *[None] * 9
+
+
+denoising_loss_op = torch.library.custom_op("gdui::denoising_loss", compute, mutates_args=())
+denoising_loss_backward_op = torch.library.custom_op("gdui::denoising_loss_backward", compute_gradient, mutates_args=())
+denoising_loss_op.register_autograd(backward_by(denoising_loss_backward_op), setup_context=save_for_backward)
 
 
 @denoising_loss_op.register_fake
@@ -189,16 +233,3 @@ def _(prediction: Tensor, x0: Tensor, t: Tensor, table: Tensor, *others: object)
 @denoising_loss_backward_op.register_fake
 def _(dloss: Tensor, prediction: Tensor, *others: object) -> Tensor:
     return dense_like(prediction)
-
-
-def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.kind, ctx.target, ctx.weighting, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
-    options = (ctx.kind, ctx.target, ctx.weighting, ctx.backend)
-    return denoising_loss_backward_op(dloss, *ctx.saved_tensors, *options), *[None] * 9
-
-
-denoising_loss_op.register_autograd(backward, setup_context=save_for_backward)

@@ -23,6 +23,7 @@ DEMO = Path(__file__).resolve().parents[2] / "demo"
 def load_encoder(
     spec: str | Forward,
     *,
+    layer: str | None = None,
     transform: Transform | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -35,6 +36,8 @@ def load_encoder(
         spec: "ViT-B-32/laion2b_s34b_b79k" (an open_clip model and tag), "ViT-B-32/weights.safetensors" (a file),
             "hf-hub:org/repo", "local-dir:path", "torchvision:mobilenet_v2/weights.safetensors" (its last linear layer
             is cut off), "digits" (shipped), or a callable from normalised images [B, 3, H, W] to features [B, d].
+        layer: a part of the image tower, such as "layer3", whose flattened output is taken in place of the embedding;
+            there is no text tower then. An inner layer often keeps more for clustering than the embedding does.
         transform: replaces the encoder's own way of bringing a picture to its input.
         device: "auto", "cpu" or "cuda".
         dtype: "auto" is bfloat16 where the device computes in it, else float32.
@@ -42,6 +45,8 @@ def load_encoder(
         batch: the one batch size the network ever sees: 32 on a CPU, 256 on a GPU.
     """
     settings = Settings.choose(device, dtype, compiled, batch)
+    if layer is not None and (callable(spec) or str(spec).startswith("torchvision:")):
+        raise ValueError(f"layer can be chosen for open_clip's encoders only, not for {spec!r}")
     if callable(spec):
         return _callable_encoder(spec, transform or IMAGENET, settings)
     if not isinstance(spec, str):
@@ -49,6 +54,9 @@ def load_encoder(
     if spec.startswith("torchvision:"):
         return _callable_encoder(_backbone(spec), transform or IMAGENET, settings, spec)
     model, tokens = _load_clip(f"local-dir:{DEMO}" if spec == "digits" else spec)
+    if layer is not None:
+        own = _clip_transform(open_clip.get_model_preprocess_cfg(model))
+        return _callable_encoder(_InnerLayer(model.visual, layer), transform or own, settings, f"{spec}#{layer}")
     return _clip_encoder(model, tokens, spec, transform, settings)
 
 
@@ -96,12 +104,12 @@ def _clip_transform(config: Mapping[str, Any]) -> Transform:
     return Transform(sides.pop(), resize, filter_, tuple(config["mean"]), tuple(config["std"]))
 
 
-def _load_clip(spec: str) -> tuple[nn.Module, Tokenizer]:
+def _load_clip(spec: str) -> tuple[Any, Tokenizer]:
     whole = spec.startswith(("hf-hub:", "local-dir:"))
     name, weights = (spec, None) if whole else _name_and_weights(spec)
     try:
         model = open_clip.create_model(name, pretrained=weights, require_pretrained=True, weights_only=True)
-        return model, open_clip.get_tokenizer(name)
+        return model, _tokenizer(name)
     except Exception as error:  # hubs, files and unpicklers raise almost anything
         local = weights is not None and Path(weights).is_file()
         tried = f"the file {weights!r}" if local else "the local cache and the hub"
@@ -110,6 +118,32 @@ def _load_clip(spec: str) -> tuple[nn.Module, Tokenizer]:
         )
         reason = " ".join(str(error).split())[:300]
         raise OSError(f"encoder {spec!r} could not be loaded (tried {tried}): {reason}{advice}") from None
+
+
+class _InnerLayer(nn.Module):
+    """An image tower cut off after one of its parts."""
+
+    def __init__(self, tower: nn.Module, layer: str) -> None:
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        super().__init__()
+        try:
+            self.tower = create_feature_extractor(tower.eval(), {layer: "features"})
+        except ValueError:
+            known = ", ".join(name for name, _ in tower.named_children())
+            raise ValueError(f"layer must be a part of the image tower ({known}), not {layer!r}") from None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.tower(images)["features"]
+        return features.flatten(1)
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    """The model's own; a local folder may bring a vocabulary of byte pairs beside its weights."""
+    vocabulary = Path(name.removeprefix("local-dir:")) / "vocabulary.txt.gz"
+    brought = name.startswith("local-dir:") and vocabulary.is_file()
+    tokenizer: Tokenizer = open_clip.get_tokenizer(name, **({"bpe_path": str(vocabulary)} if brought else {}))
+    return tokenizer
 
 
 def _name_and_weights(spec: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ def open_bytes(files: Sequence[bytes], ids: Sequence[str] | None) -> Source:
     def shard(first: int) -> Shard:
         part, part_ids = files[first : first + ROWS], names[first : first + ROWS]
         stamp = fingerprint(first, part_ids, [hashlib.blake2b(data, digest_size=16).hexdigest() for data in part])
-        return Shard.make(str(first), partial(read_bytes, part, part_ids), partial(str, stamp))
+        return Shard.make(str(first), partial(read_bytes, part, part_ids), partial(str, stamp), len(part))
 
     return Source("a list of files in memory", [shard(first) for first in range(0, len(files), ROWS)])
 
@@ -65,9 +65,8 @@ def _cut(
 
     def shard(first: int) -> Shard:
         part, part_ids = images[first : first + ROWS], names[first : first + ROWS]
-        return Shard.make(
-            str(first), partial(read_array, part, part_ids), partial(_stamp, stamp_of(part), first, part_ids)
-        )
+        stamp = partial(_stamp, stamp_of(part), first, part_ids)
+        return Shard.make(str(first), partial(read_array, part, part_ids), stamp, len(part))
 
     return Source(name, [shard(first) for first in range(0, len(images), ROWS)])
 

@@ -101,7 +101,7 @@ def _parquet_shards(url: str, stem: str, image_column: str | None, id_column: st
         if counted >= ROWS or at == len(sizes) - 1:
             read = partial(read_parquet, url, stem, tuple(groups), first, column, id_column)
             stamp = partial(stamp_files, (url,), stem, first, column, id_column)
-            shards.append(Shard.make(f"{stem}/{first}", read, stamp))
+            shards.append(Shard.make(f"{stem}/{first}", read, stamp, counted))
             first, counted, groups = first + counted, 0, []
     return shards
 

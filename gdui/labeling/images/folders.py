@@ -30,8 +30,11 @@ def open_folder(root: Path) -> Source:
         raise ValueError(f"source {str(root)!r} holds no images, {found}")
     if listed:
         log.info("%s: left out what is no image by its suffix: %s", root, listed)
-    shards = [Shard.make(part[0], partial(read_files, root, part), partial(_stamp, root, part)) for part in _cut(names)]
-    return Source(str(root), shards, ignored)
+    return Source(str(root), [_shard(root, part) for part in _cut(names)], ignored)
+
+
+def _shard(root: Path, names: Sequence[str]) -> Shard:
+    return Shard.make(names[0], partial(read_files, root, names), partial(_stamp, root, names), len(names))
 
 
 def _identity(path: Path) -> tuple[int, int]:

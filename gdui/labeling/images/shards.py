@@ -18,17 +18,20 @@ ROWS = 4096  # of arrays and Parquet files; archives are shards as they come
 
 @dataclass(frozen=True)
 class Shard:
-    """Some images of a source that are read, encoded and written together."""
+    """Some images of a source that are read, encoded and written together; `count` is None until it is read."""
 
     key: str
     read: Callable[[], Iterator[Item]]
     stamp: Callable[[], str]
     fingerprint: str
+    count: int | None = None
 
     @classmethod
-    def make(cls, key: str, read: Callable[[], Iterator[Item]], stamp: Callable[[], str]) -> "Shard":
+    def make(
+        cls, key: str, read: Callable[[], Iterator[Item]], stamp: Callable[[], str], count: int | None = None
+    ) -> "Shard":
         """A shard as its files stand now; both functions can be pickled, so that other processes may read it."""
-        return cls(key, read, stamp, stamp())
+        return cls(key, read, stamp, stamp(), count)
 
     def changed(self) -> bool:
         """Whether its files are no longer those it was made from."""

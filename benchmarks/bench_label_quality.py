@@ -1,0 +1,136 @@
+"""How right the labels are on real pictures: ours beside the opinion alone, k-means, and a supervised linear probe.
+
+One setting for every set; no label is seen before the scoring. Two peers use the truth: k-means gets its best mapping,
+and the probe learns from half of the labels. The last rows show each set as votes are flipped at random.
+"""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from benchmarks.harness import RESULTS, Bench
+from benchmarks.mobilenet import SETS, Pictures, load
+from gdui.demo.digits import FEATURES, NAMES, images
+from gdui.evaluation.agreement import accuracy, mapped_accuracy
+from gdui.labeling.encoders import load_encoder
+from gdui.labeling.labeler import Labeler
+from gdui.labeling.linear import held_out
+from gdui.labeling.neighbors import kmeans, neighbors
+from gdui.labeling.opinions import class_embeddings
+from gdui.labels import Labels
+
+FLIPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+def run(bench: Bench) -> None:
+    sets = [digits()] if bench.quick else [digits(), *map(load, SETS)]
+    for pictures in sets:
+        score_ways(bench, pictures)
+    curves = {pictures.name: score_flips(bench, pictures) for pictures in sets}
+    if not bench.quick:
+        plot(curves)
+
+
+def score_ways(bench: Bench, pictures: Pictures) -> None:
+    """One row a way, and that the default keeps what it promises."""
+    truth, size = pictures.labels, f"{pictures.name} N={len(pictures.labels):,}"
+    zero_shot = accuracy(pictures.opinions.argmax(1), truth)
+    probe = accuracy(linear_probe(pictures), truth)
+    labels = {preset: timed(bench, size, preset, pictures) for preset in ("paper", "default")}
+    scores = {preset: accuracy(found.label_index, truth) for preset, found in labels.items()}
+    note(bench, size, "zero-shot (the opinion alone)", "accuracy", zero_shot, "peer")
+    note(bench, size, "k-means, best mapping", "accuracy", mapped_accuracy(clusters(pictures), truth), "peer")
+    note(bench, size, "linear probe, supervised", "accuracy", probe, "limit")
+    for preset, score in scores.items():
+        note(bench, size, f"gdui {preset}", "accuracy", score)
+        note(bench, size, f"gdui {preset}", "estimated accuracy", labels[preset].facts.accuracy or 0.0)
+    assert scores["default"] >= zero_shot - 0.005, f"{size}: default {scores['default']:.3f} < {zero_shot:.3f}"
+    if zero_shot > 0.75:
+        assert scores["default"] >= (zero_shot + probe) / 2, (
+            f"{size}: default {scores['default']:.3f} closes too little"
+        )
+
+
+def timed(bench: Bench, size: str, preset: str, pictures: Pictures) -> Labels:
+    """The labels of a preset, and a row with the seconds they took."""
+    start = time.perf_counter()
+    labels = labelled(pictures, preset)
+    bench.record(size, f"gdui {preset}", "time", "s", [time.perf_counter() - start])
+    return labels
+
+
+def labelled(pictures: Pictures, preset: str = "default") -> Labels:
+    labeler = Labeler(pictures.classes, preset=preset)
+    return labeler.fit_predict(features=pictures.features, opinions=pictures.opinions)
+
+
+def score_flips(bench: Bench, pictures: Pictures) -> list[tuple[float, float, float]]:
+    """(share of votes flipped, the opinion's accuracy, ours)."""
+    curve = []
+    for share in FLIPS[::3] if bench.quick else FLIPS:
+        worse = flipped(pictures, share)
+        label = labelled(worse).label_index
+        curve.append((share, accuracy(worse.opinions.argmax(1), worse.labels), accuracy(label, worse.labels)))
+        size = f"{pictures.name}, {share:.0%} of votes flipped"
+        note(bench, size, "zero-shot (the opinion alone)", "accuracy", curve[-1][1], "peer")
+        note(bench, size, "gdui default", "accuracy", curve[-1][2])
+    return curve
+
+
+def flipped(pictures: Pictures, share: float) -> Pictures:
+    """In this share of the images the first choice trades scores with another class."""
+    random = np.random.default_rng(0)
+    opinions, classes = pictures.opinions.copy(), len(pictures.classes)
+    rows = np.flatnonzero(random.random(len(opinions)) < share)
+    first = opinions[rows].argmax(1)
+    other = (first + random.integers(1, classes, len(rows))) % classes
+    opinions[rows, first], opinions[rows, other] = opinions[rows, other], opinions[rows, first]
+    return replace(pictures, opinions=opinions)
+
+
+def clusters(pictures: Pictures) -> npt.NDArray[np.int32]:
+    """k-means with as many clusters as classes."""
+    centers = kmeans(pictures.features, len(pictures.classes), seed=0)
+    return neighbors(centers, 1, queries=pictures.features).indices[:, 0]
+
+
+def linear_probe(pictures: Pictures) -> npt.NDArray[np.int64]:
+    """Two models, each taught by half of the true labels and asked about the other half."""
+    centred = pictures.features - pictures.features.mean(0)
+    unit = 4 * centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    odds = held_out(unit, pictures.labels, len(pictures.classes), decay=1e-4, rounds=40, seed=0)
+    return odds.argmax(1)
+
+
+def digits() -> Pictures:
+    """scikit-learn's handwritten digits: an inner layer of the shipped encoder as features, its zero-shot opinion."""
+    named, seen = load_encoder("digits", dtype="float32"), load_encoder("digits", layer=FEATURES, dtype="float32")
+    pixels = np.stack([named.transform(Image.fromarray(picture).convert("RGB")) for picture in images()])
+    opinions = named.logit_scale * named.encode_images(pixels) @ class_embeddings(named, NAMES).T
+    return Pictures("digits", list(NAMES), seen.encode_images(pixels), opinions, load_digits().target.astype(np.int64))
+
+
+def note(bench: Bench, size: str, way: str, metric: str, value: float, role: str = "ours") -> None:
+    bench.record(size, way, metric, "share", [value], role)  # type: ignore[arg-type]
+
+
+def plot(curves: dict[str, list[tuple[float, float, float]]]) -> None:
+    """Accuracy over the share of flipped votes, one colour a set: dashed the opinion, solid ours."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for name, curve in curves.items():
+        share, opinion, ours = zip(*curve, strict=True)
+        line = axes.plot(share, ours, marker="o", label=name)[0]
+        axes.plot(share, opinion, linestyle="--", color=line.get_color(), alpha=0.6)
+    axes.set(xlabel="share of the opinion's votes flipped", ylabel="accuracy (dashed: the opinion alone)", ylim=(0, 1))
+    axes.legend(frameon=False)
+    figure.savefig(RESULTS / "label_quality.png", dpi=150)
+    pyplot.close(figure)

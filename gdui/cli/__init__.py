@@ -1,0 +1,5 @@
+"""The command line: parses, calls the library, prints; nothing else."""
+
+from gdui.cli.main import main
+
+__all__ = ["main"]

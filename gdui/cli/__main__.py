@@ -1,0 +1,7 @@
+"""`python -m gdui.cli`, the same as `gdui`."""
+
+import sys
+
+from gdui.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,57 @@
+"""Which commands there are, and how each may end: 0 well, 1 with a mistake, 2 misused, 130 interrupted."""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from gdui import __version__
+from gdui.cli import labeling
+
+__all__ = ["main"]
+
+FAILED, INTERRUPTED = 1, 130
+GROUPS = (labeling,)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="gdui: %(message)s", level=logging.DEBUG if arguments.debug else logging.WARNING)
+    try:
+        arguments.command(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _failed(arguments, "interrupted; run the same command again to continue", INTERRUPTED)
+    except BrokenPipeError:
+        _silence_stdout()
+        return FAILED
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+        return _failed(arguments, str(error) or type(error).__name__, FAILED)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gdui", description="Labels for a heap of unlabelled images.")
+    parser.add_argument("--version", action="version", version=f"gdui {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    common.add_argument("--debug", action="store_true", help="show where an error comes from")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for group in GROUPS:
+        group.add_commands(commands, common)
+    return parser
+
+
+def _failed(arguments: argparse.Namespace, message: str, code: int) -> int:
+    if arguments.debug:
+        traceback.print_exc()
+    print(f"gdui: error: {message}", file=sys.stderr)
+    return code
+
+
+def _silence_stdout() -> None:
+    """Whoever read our output has left: what is still buffered goes nowhere, and Python need not complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

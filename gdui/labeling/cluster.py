@@ -1,0 +1,231 @@
+"""Clusters of frozen features: k-means, and SPICE's heads trained by expectation and maximisation (stage 2).
+
+N is the number of images, d of feature dimensions, K of clusters, H of heads. Nothing here holds N x K at once: of each
+image only its cluster, the probability of that and the margin of its logit over the next one are kept.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gdui.labeling import neighbors
+
+__all__ = ["Assignment", "Centroids", "HeadFit", "Heads", "assign", "fit_centroids", "fit_heads", "pseudo_labels"]
+
+Matrix = npt.NDArray[np.float32]
+
+BLOCK_CELLS = 1 << 24
+
+
+class Assignment(NamedTuple):
+    """Each image's cluster, its probability there, and its logit's margin over the next cluster [N] each."""
+
+    cluster: npt.NDArray[np.int32]
+    confidence: npt.NDArray[np.float32]
+    margin: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """Clusters around unit centroids [K, d]; the logit is `scale` times the cosine."""
+
+    centers: Matrix
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, features: Matrix, cluster: npt.NDArray[np.integer], k: int) -> "Centroids":
+        """Around the mean feature of each cluster's images; an empty cluster stays at 0."""
+        order = np.argsort(cluster, kind="stable")
+        sums = np.zeros((k, features.shape[1]))
+        present, start = np.unique(cluster[order], return_index=True)
+        sums[present] = np.add.reduceat(features[order], start, axis=0, dtype=np.float64)
+        norm = np.linalg.norm(sums, axis=1, keepdims=True)
+        return cls(np.divide(sums, norm, out=np.zeros_like(sums), where=norm > 0).astype(np.float32))
+
+    def __call__(self, features: Matrix) -> Tensor:
+        """Logits [n, K] of unit features [n, d]."""
+        return self.scale * (torch.from_numpy(features) @ torch.from_numpy(self.centers).T)
+
+    @property
+    def k(self) -> int:
+        """The number of clusters."""
+        return len(self.centers)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One trained head: d-hidden-K, on unit features."""
+
+    hidden: Matrix
+    hidden_bias: Matrix
+    out: Matrix
+    out_bias: Matrix
+
+    def __call__(self, features: Matrix) -> Tensor:
+        """Logits [n, K] of unit features [n, d]."""
+        first, first_bias, second, second_bias = map(
+            torch.from_numpy, (self.hidden, self.hidden_bias, self.out, self.out_bias)
+        )
+        return torch.addmm(second_bias, torch.addmm(first_bias, torch.from_numpy(features), first).relu(), second)
+
+    @property
+    def k(self) -> int:
+        """The number of clusters."""
+        return int(self.out.shape[1])
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """The head that was kept, the loss of each in the last epoch [H], and how many empty clusters it had revived."""
+
+    model: Heads
+    losses: npt.NDArray[np.float64]
+    kept: int
+    revived: int
+
+
+def assign(model: Centroids | Heads, features: Matrix) -> Assignment:
+    """Where each of the unit features [N, d] belongs, ties to the lower cluster."""
+    n = len(features)
+    out = Assignment(np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32))
+    step = max(1, BLOCK_CELLS // model.k)
+    for at in range(0, len(features), step):
+        logits = model(features[at : at + step])
+        best = logits.topk(min(2, model.k), dim=1)
+        own = best.values[:, 0]
+        out.cluster[at : at + step] = logits.argmax(dim=1).numpy()
+        out.confidence[at : at + step] = torch.exp(own - logits.logsumexp(dim=1)).numpy()
+        out.margin[at : at + step] = (own - best.values[:, -1]).numpy()
+    return out
+
+
+def fit_centroids(features: Matrix, k: int, *, seed: int, iterations: int = 25) -> Centroids:
+    """k-means on unit features [N, d]; the scale makes the median margin 2, so half of the images are sure."""
+    centers = neighbors.kmeans(features, k, seed=seed, iterations=iterations)
+    return scaled(Centroids(centers), features)
+
+
+def scaled(model: Centroids, features: Matrix) -> Centroids:
+    """The same clusters with the median margin brought to 2."""
+    median = float(np.median(assign(model, features).margin)) if model.k > 1 and len(features) else 0.0
+    return Centroids(model.centers, 2 / median * model.scale if median > 0 else model.scale)
+
+
+def fit_heads(
+    features: Matrix,
+    k: int,
+    *,
+    heads: int = 10,
+    hidden: int = 512,
+    batch: int = 5000,
+    step: int = 128,
+    epochs: int = 20,
+    rate: float = 0.005,
+    top_share: float = 0.5,
+    seed: int = 0,
+) -> HeadFit:
+    """Trains `heads` clustering heads on unit features [N, d], all in one stack, and keeps the one of lowest loss.
+
+    Each batch of B images gets pseudo-labels from the head itself (see `pseudo_labels`); then Adam lowers the
+    cross-entropy of the doubly soft-maxed scores. After an epoch a cluster that no image fell into takes over a copy
+    of the largest one's output, slightly shaken, so that the two can part. No label takes part in any of it.
+    """
+    if not 1 <= k <= len(features):
+        raise ValueError(f"k must be between 1 and the {len(features)} rows of features, not {k}")
+    random = torch.Generator().manual_seed(seed)
+    rows = torch.from_numpy(features)
+    weights = _initial(heads, features.shape[1], hidden, k, random)
+    descent = torch.optim.Adam(weights, lr=rate)
+    revived = torch.zeros(heads, dtype=torch.int64)
+    losses = torch.zeros(heads)
+    for epoch in range(epochs):
+        sizes = torch.zeros(heads, k)
+        collected = []
+        for chosen in _batches(len(rows), batch, random):
+            x = rows[chosen]
+            with torch.no_grad():
+                scores = _forward(weights, x).softmax(dim=2)
+            sizes += torch.nn.functional.one_hot(scores.argmax(dim=2), k).sum(dim=1)
+            members = torch.stack([pseudo_labels(x, score, top_share) for score in scores])
+            collected += _maximise(weights, descent, x, members, step, random)
+        losses = torch.stack(collected).mean(dim=0)
+        if epoch < epochs - 1:
+            revived += _revive(weights, sizes, random)
+    kept = int(losses.argmin())
+    model = Heads(*(np.ascontiguousarray(w[kept].squeeze(0).detach().numpy()) for w in weights))
+    return HeadFit(model, losses.double().numpy(), kept, int(revived[kept]))
+
+
+def pseudo_labels(features: Tensor, scores: Tensor, top_share: float = 0.5) -> Tensor:
+    """Which of the B images are taken for each cluster: the B / K nearest to its prototype [K, B // K].
+
+    The prototype is the mean feature of the cluster's best images by score, top_share of B / K of them. An image may be
+    taken for several clusters, or for none.
+    """
+    b, k = scores.shape
+    size = max(1, b // k)
+    top = scores.topk(max(1, int(size * top_share)), dim=0).indices.T
+    prototypes = torch.nn.functional.normalize(features[top].mean(dim=1), dim=1)
+    return (features @ prototypes.T).topk(size, dim=0).indices.T
+
+
+def _initial(heads: int, inputs: int, hidden: int, k: int, random: torch.Generator) -> list[Tensor]:
+    """He's initialisation for inputs of unit length."""
+    first = torch.randn(heads, inputs, hidden, generator=random) * 2**0.5
+    second = torch.randn(heads, hidden, k, generator=random) * (2 / hidden) ** 0.5
+    values = [first, torch.zeros(heads, 1, hidden), second, torch.zeros(heads, 1, k)]
+    return [value.requires_grad_() for value in values]
+
+
+def _forward(weights: list[Tensor], x: Tensor) -> Tensor:
+    """Logits [H, n, K] of features [n, d], or [H, n, d] where each head has its own."""
+    first, first_bias, second, second_bias = weights
+    return torch.matmul((torch.matmul(x, first) + first_bias).relu(), second) + second_bias
+
+
+def _batches(n: int, size: int, random: torch.Generator) -> Iterator[Tensor]:
+    """A random order of all images in batches of almost equal size, at most `size`."""
+    order = torch.randperm(n, generator=random)
+    yield from order.tensor_split(-(-n // size))
+
+
+def _maximise(
+    weights: list[Tensor],
+    descent: torch.optim.Optimizer,
+    x: Tensor,
+    members: Tensor,
+    step: int,
+    random: torch.Generator,
+) -> list[Tensor]:
+    """One pass of gradient steps over the pseudo-labels [H, K, m]; the loss of each head at every step."""
+    heads, k, size = members.shape
+    label = torch.arange(k).repeat_interleave(size)
+    image = members.reshape(heads, -1)
+    losses = []
+    for part in torch.split(torch.randperm(k * size, generator=random), step):
+        target = label[part].expand(heads, -1)
+        probability = _forward(weights, x[image[:, part]]).softmax(dim=2)
+        wrong = probability.logsumexp(dim=2) - probability.gather(2, target[:, :, None]).squeeze(2)
+        loss = wrong.mean(dim=1)
+        descent.zero_grad()
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        descent.step()
+        losses.append(loss.detach())
+    return losses
+
+
+@torch.no_grad()
+def _revive(weights: list[Tensor], sizes: Tensor, random: torch.Generator) -> Tensor:
+    """Gives every empty cluster a shaken copy of the largest one's output; how many, for each head."""
+    _, _, out, bias = weights
+    for head, empty in (sizes == 0).nonzero().tolist():
+        largest = int(sizes[head].argmax())
+        spread = out[head, :, largest].std()
+        out[head, :, empty] = out[head, :, largest] + 0.1 * spread * torch.randn(out.shape[1], generator=random)
+        bias[head, 0, empty] = bias[head, 0, largest]
+    return (sizes == 0).sum(dim=1)

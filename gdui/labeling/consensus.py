@@ -1,0 +1,108 @@
+"""From diffused votes to one class an image: how large the classes are, and every class brought to its size.
+
+A biased opinion gives some classes too many votes everywhere. So a class's votes are scaled until it gets its share of
+the images. What the shares are is not known: equal ones stand unless unequal ones explain the two witnesses, the
+opinion and the neighbours, clearly better. A class that its own images hardly vote for has none.
+N is the number of images, k of neighbours, C of classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Consensus", "absent", "balance", "estimated_shares", "information", "settle"]
+
+Matrix = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float64]
+
+TRUST = (0.25, 0.5, 0.75, 1.0)
+FLOOR = 1e-9
+RARELY = 0.02  # as often as for the class they name most
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What the witnesses agree on.
+
+    field: how likely each class is for each image, rows summing to 1 [N, C].
+    shares: the share of the images each class was brought to [C].
+    trust: how far the shares follow their estimate: 0 is equal shares, 1 the estimate.
+    criterion: trust -> the information (in nats) that the labels then give on both witnesses.
+    """
+
+    field: Matrix
+    shares: Vector
+    trust: float
+    criterion: dict[float, float]
+
+
+def settle(
+    field: Matrix, votes: npt.NDArray[np.integer], neighbors: npt.NDArray[np.integer], *, gain: float = 0.01
+) -> Consensus:
+    """The consensus on a field of diffused votes [N, C], judged by the opinion's votes [N] and the neighbours [N, k].
+
+    gain: by what part unequal shares must be more informative than equal ones to be believed.
+    """
+    classes = field.shape[1]
+    estimate = estimated_shares(field)
+    estimate[absent(balance(field, _tempered(estimate, 0)).argmax(axis=1), votes, classes)] = 0
+    criterion: dict[float, float] = {}
+    for trust in (0.0, *TRUST):
+        label = balance(field, _tempered(estimate, trust)).argmax(axis=1)
+        own = np.repeat(label, neighbors.shape[1])
+        criterion[trust] = information(own, label[neighbors.ravel()], classes) + information(label, votes, classes)
+    best = max(TRUST, key=lambda trust: criterion[trust])
+    trust = best if criterion[best] > (1 + gain) * criterion[0.0] else 0.0
+    shares = _tempered(estimate, trust)
+    return Consensus(balance(field, shares), shares, trust, criterion)
+
+
+def balance(field: Matrix, shares: Vector, rounds: int = 50) -> Matrix:
+    """The field with every class scaled so that its mean over the images is its share, rows summing to 1 [N, C]."""
+    positive = field + np.float32(FLOOR)
+    scale = np.ones(field.shape[1])
+    for _ in range(rounds):
+        weight = 1 / (positive @ scale.astype(np.float32))
+        scale = shares / np.maximum(weight @ positive / len(positive), FLOOR)
+        scale /= scale.max()
+    scaled = positive * scale.astype(np.float32)
+    return np.asarray(scaled / scaled.sum(axis=1, keepdims=True), np.float32)
+
+
+def estimated_shares(field: Matrix) -> Vector:
+    """The share of images whose votes for a class come nearest to that class's own summit [C].
+
+    The summit is the mean of a class's votes over the N / 4C images that have most of them, so neither a class that the
+    opinion seldom names nor a small one is overlooked.
+    """
+    n, classes = field.shape
+    top = max(1, n // (4 * classes))
+    summit = np.partition(field, n - top, axis=0)[n - top :].mean(axis=0)
+    nearest = (field / np.maximum(summit, 1e-6)).argmax(axis=1)
+    counts = np.bincount(nearest, minlength=classes) + 1.0
+    return np.asarray(counts / counts.sum(), np.float64)
+
+
+def absent(label: npt.NDArray[np.integer], votes: npt.NDArray[np.integer], classes: int) -> npt.NDArray[np.bool_]:
+    """Classes that no image seems to belong to: those given the label [N] vote for it `RARELY` at best [C].
+
+    Where that holds for all of them the votes are no measure, and none is absent.
+    """
+    table = np.bincount(label.astype(np.int64) * classes + votes, minlength=classes**2).reshape(classes, classes)
+    rare = np.diag(table) <= RARELY * table.max(axis=1)
+    return np.asarray(rare & ~rare.all(), np.bool_)
+
+
+def information(one: npt.NDArray[np.integer], other: npt.NDArray[np.integer], classes: int) -> float:
+    """The mutual information of two labellings of the same images, in nats."""
+    joint = np.bincount(one.astype(np.int64) * classes + other, minlength=classes**2).reshape(classes, classes)
+    joint = joint / max(joint.sum(), 1)
+    expected = joint.sum(axis=1)[:, None] * joint.sum(axis=0)[None, :]
+    seen = joint > 0
+    return float((joint[seen] * np.log(joint[seen] / expected[seen])).sum())
+
+
+def _tempered(shares: Vector, trust: float) -> Vector:
+    powered = np.where(shares > 0, shares, 1) ** trust * (shares > 0)
+    return np.asarray(powered / powered.sum(), np.float64)

@@ -1,0 +1,89 @@
+"""What a labeler is handed: features of every image and the opinion of each, read in blocks, never copied whole."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from gdui import checks
+from gdui.labeling.features import Features
+from gdui.labeling.opinions import zero_shot
+
+__all__ = ["BLOCK_ROWS", "Images", "Scores", "Texts"]
+
+Matrix = npt.NDArray[np.float32]
+
+BLOCK_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The opinion is the cosine between an image's vector and those of the class names [C, d], times `scale`."""
+
+    vectors: Matrix
+    scale: float
+
+    def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:  # noqa: ARG002 - as Scores
+        """Probabilities [n, C]."""
+        norm = np.linalg.norm(features, axis=1, keepdims=True)
+        return np.asarray(zero_shot(features / np.maximum(norm, 1e-12), self.vectors, self.scale), np.float32)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The opinion is handed in [N, C]: as probabilities, or else as log-odds."""
+
+    given: npt.NDArray[np.floating]
+    are_probabilities: bool
+
+    @classmethod
+    def of(cls, opinions: npt.ArrayLike, images: int, classes: int) -> "Scores":
+        """Scores [images, classes]; they are probabilities where no row is negative and each sums to 1."""
+        given = checks.array("opinions", opinions, 2, length=images)
+        if given.shape[1] != classes:
+            raise ValueError(f"opinions must have {classes} columns, one a class, not {given.shape[1]}")
+        blocks = (given[at : at + BLOCK_ROWS] for at in range(0, images, BLOCK_ROWS))
+        return cls(
+            given, all(b.min() >= 0 and np.abs(b.sum(axis=1, dtype=np.float64) - 1).max() < 1e-2 for b in blocks)
+        )
+
+    def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:  # noqa: ARG002 - as Texts
+        """Probabilities [n, C]."""
+        chosen = self.given[rows].astype(np.float32)
+        if self.are_probabilities:
+            return np.asarray(chosen, np.float32)
+        powers = np.exp(chosen - chosen.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+@dataclass(frozen=True)
+class Images:
+    """N images as features and opinions."""
+
+    features: Features
+    opinion: Texts | Scores
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def ids(self) -> pa.ChunkedArray:
+        """What every image is called."""
+        return self.features.ids
+
+    def rows(self, rows: npt.NDArray[np.integer]) -> tuple[Matrix, Matrix]:
+        """Features [n, d] and opinion [n, C] of some images."""
+        return self._both(rows, self.features.gather(rows))
+
+    def blocks(self) -> Iterator[tuple[slice, Matrix, Matrix]]:
+        """Which images, their features and the opinion of them, for all in order."""
+        for at, part in self.features.blocks(BLOCK_ROWS):
+            yield (slice(at, at + len(part)), *self._both(np.arange(at, at + len(part)), part.astype(np.float32)))
+
+    def _both(self, rows: npt.NDArray[np.integer], features: Matrix) -> tuple[Matrix, Matrix]:
+        if not np.isfinite(features.sum(dtype=np.float64)):
+            wrong = rows[~np.isfinite(features).all(axis=1)]
+            raise ValueError(f"features must be finite numbers, but row {wrong[0]} holds NaN or infinity")
+        return features, self.opinion(rows, features)

@@ -1,0 +1,157 @@
+"""What a labeler has learned, small beside its images: it labels any others in one pass, and goes to disk whole."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from gdui.labeling.cluster import Assignment, Centroids, Heads, assign
+from gdui.labeling.linear import Linear, joined
+from gdui.labels import RULES
+from gdui.runs import atomic_path
+
+__all__ = ["Decision", "Learned", "calibrated", "confidences"]
+
+Matrix = npt.NDArray[np.float32]
+KINDS: dict[str, type[Centroids] | type[Heads]] = {"centroids": Centroids, "heads": Heads}
+RULE = {name: at for at, name in enumerate(RULES)}
+SCHEMA = 1
+
+
+class Decision(NamedTuple):
+    """Each image's label, how sure that is, and the position in RULES of what decided [n] each."""
+
+    label: npt.NDArray[np.int32]
+    confidence: npt.NDArray[np.float32]
+    rule: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Everything that labels an image from its features [d] and the opinion of it [C].
+
+    center: taken off the features before they are brought to length 1 [d].
+    clusters: says which cluster an image falls into.
+    names: the class of each cluster, -1 for none [K].
+    floor: below this probability an image of the cluster takes the opinion's label; infinite for unvoted clusters [K].
+    surety: how sure the opinion of a cluster's images and their neighbours is, on average [K].
+    linear: the linear model that learned the graph's outcome; without it clusters and opinion decide.
+    spread, sharpness: of the opinion's logs when it was learned, and what its log-odds are multiplied by.
+    """
+
+    center: Matrix
+    clusters: Centroids | Heads
+    names: npt.NDArray[np.int64]
+    floor: Matrix
+    surety: Matrix
+    linear: Linear | None = None
+    spread: float = 1.0
+    sharpness: float = 1.0
+
+    @classmethod
+    def blank(cls, features: Matrix, *, centred: bool) -> Self:
+        """Nothing learned yet but where the features [n, d] have their middle."""
+        d = features.shape[1]
+        center = features.mean(axis=0, dtype=np.float64) if centred else np.zeros(d)
+        nothing = np.empty(0, np.float32)
+        return cls(
+            center.astype(np.float32), Centroids(np.empty((0, d), np.float32)), np.empty(0, np.int64), nothing, nothing
+        )
+
+    def unit(self, features: npt.NDArray[np.floating]) -> Matrix:
+        """The features [n, d] centred and at length 1."""
+        rows = features.astype(np.float32) - self.center
+        norm = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0), np.float32)
+
+    def refined(self, found: Assignment, opinion: Matrix) -> Decision:
+        """What the clusters' names and the opinion [n, C] make of the images."""
+        named, voted = self.names[found.cluster], opinion.argmax(axis=1)
+        moved = (found.confidence < self.floor[found.cluster]) | (named < 0)
+        unvoted = np.isinf(self.floor[found.cluster]) | (named < 0)
+        rule = np.where(moved, np.where(unvoted, RULE["unvoted"], RULE["opinion"]), RULE["cluster"])
+        confidence = np.where(moved, opinion.max(axis=1), found.confidence)
+        return Decision(np.where(moved, voted, named).astype(np.int32), confidence, rule.astype(np.uint8))
+
+    def decide(self, unit: Matrix, opinion: Matrix) -> tuple[Assignment, Decision]:
+        """The cluster and the label of new images, from unit features [n, d] and opinion [n, C]."""
+        found = assign(self.clusters, unit)
+        decided = self.refined(found, opinion)
+        if self.linear is None:
+            return found, decided
+        odds = self.linear(joined(unit, opinion, spread=self.spread))
+        return found, overruled(decided, odds.argmax(axis=1), confidences(odds, self.sharpness))
+
+    def save(self, folder: Path, about: dict[str, Any]) -> None:
+        """Writes learned.safetensors, then labeler.json with `about`: numbers and plain text, nothing that can run."""
+        folder.mkdir(parents=True, exist_ok=True)
+        kind = next(name for name, kind in KINDS.items() if isinstance(self.clusters, kind))
+        arrays = {"center": self.center, "names": self.names, "floor": self.floor, "surety": self.surety}
+        arrays |= {f"clusters.{name}": value for name, value in _arrays(self.clusters).items()}
+        arrays |= {f"linear.{name}": value for name, value in _arrays(self.linear).items()}
+        numbers = {"kind": kind, "spread": self.spread, "sharpness": self.sharpness}
+        with atomic_path(folder / "learned.safetensors") as path:
+            save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, path)
+        with atomic_path(folder / "labeler.json") as path:
+            path.write_text(
+                json.dumps({"schema": SCHEMA, **about, "learned": numbers}, indent=1, sort_keys=True) + "\n"
+            )
+
+    @classmethod
+    def load(cls, folder: Path) -> tuple[Self, dict[str, Any]]:
+        """What `save` wrote, and its `about`."""
+        try:
+            about = json.loads((folder / "labeler.json").read_text())
+            if about["schema"] > SCHEMA:
+                raise ValueError(
+                    f"{folder} was written by a newer gdui (schema {about['schema']}; this one knows {SCHEMA})"
+                )
+            arrays, numbers = load_file(folder / "learned.safetensors"), about.pop("learned")
+            clusters = KINDS[numbers["kind"]](**_part(arrays, "clusters."))
+            linear = Linear(**_part(arrays, "linear.")) if "linear.weight" in arrays else None
+            plain = {name: arrays[name] for name in ("center", "names", "floor", "surety")}
+        except FileNotFoundError as error:
+            raise ValueError(f"{folder} holds no labeler: there is no {error.filename}") from None
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder} holds no labeler that can be read: {error!r}") from None
+        return cls(
+            **plain, clusters=clusters, linear=linear, spread=numbers["spread"], sharpness=numbers["sharpness"]
+        ), about
+
+
+def overruled(before: Decision, label: npt.NDArray[np.integer], confidence: Matrix) -> Decision:
+    """The decision with these labels and confidences; the rule changes only where the label does."""
+    rule = np.where(label == before.label, before.rule, RULE["graph"]).astype(np.uint8)
+    return Decision(label.astype(np.int32), confidence, rule)
+
+
+def confidences(odds: Matrix, sharpness: float) -> Matrix:
+    """The largest probability of each row of softmax(sharpness × odds) [n]."""
+    scaled = sharpness * (odds - odds.max(axis=1, keepdims=True))
+    return np.asarray(1 / np.exp(scaled).sum(axis=1), np.float32)
+
+
+def calibrated(odds: Matrix, accuracy: float) -> float:
+    """The sharpness at which the mean confidence is `accuracy`, by bisection; its logarithm stays within +-7."""
+    low, high = -7.0, 7.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        if confidences(odds, float(np.exp(middle))).mean() < accuracy:
+            low = middle
+        else:
+            high = middle
+    return float(np.exp((low + high) / 2))
+
+
+def _arrays(part: Centroids | Heads | Linear | None) -> dict[str, npt.NDArray[Any]]:
+    return {} if part is None else {field.name: np.asarray(getattr(part, field.name)) for field in fields(part)}
+
+
+def _part(arrays: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, Any]:
+    found = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    return {name: value if value.ndim else float(value) for name, value in found.items()}

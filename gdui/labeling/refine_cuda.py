@@ -1,0 +1,110 @@
+"""Label-matching refinement of arrays that are on a GPU: the core's own decisions, compiled there by CuPy."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gdui import _core, checks
+
+__all__ = ["on_gpu", "refine_on_gpu"]
+
+CUDA = 2  # DLPack's number for it
+BLOCK = 256
+
+
+def on_gpu(value: Any) -> bool:
+    """Whether `value` is an array in a CUDA device's memory."""
+    device = getattr(value, "__dlpack_device__", None)
+    return device is not None and int(device()[0]) == CUDA
+
+
+def refine_on_gpu(
+    cluster: Any,
+    confidence: Any,
+    opinion: Any,
+    class_of_cluster: Any,
+    rank_by: Any,
+    policy: _core.Policy,
+    sigma: float,
+) -> tuple[Any, ...]:
+    """Label, rule, branch, delta_top, delta_btm and r_btm, as the core gives them, as CuPy arrays."""
+    cp = _cupy()
+    names = cp.asarray(class_of_cluster)
+    labels = _whole(cp, "cluster", cluster, 0, len(names))
+    voted = _whole(cp, "opinion", opinion, 0, 1 << 24)
+    names = _whole(cp, "class_of_cluster", names, -1, 1 << 24)
+    scores = _real(cp, "confidence", confidence)
+    key = scores if rank_by is None else _real(cp, "rank_by", rank_by)
+    checks.same_length(cluster=labels, confidence=scores, opinion=voted, rank_by=key)
+    k, samples = len(names), len(labels)
+    start = cp.concatenate([cp.zeros(1, np.int64), cp.cumsum(cp.bincount(labels, minlength=k))]).astype(np.int64)
+    by_top, by_btm = (_order(cp, labels, signed) for signed in (-key, key))
+    branch, (top, btm, r) = cp.empty(k, np.uint8), cp.empty((3, k), np.float64)
+    label, rule = cp.empty(samples, np.int32), cp.empty(samples, np.uint8)
+    judge, decide = _kernels(scores.dtype.name)
+    weights = (policy.weight_top, policy.weight_btm, policy.lambda_delta, policy.lambda_top, policy.lambda_btm)
+    judged = (by_top, by_btm, start, np.int64(k), np.int64(policy.n), scores, voted, names)
+    policies = (*map(np.float64, weights), np.int32(policy.relabel_no_vote))
+    _launch(judge, k, (*judged, *policies, branch, top, btm, r))
+    _launch(
+        decide, samples, (labels, scores, voted, np.int64(samples), names, branch, r, np.float64(sigma), label, rule)
+    )
+    return label, rule, branch, top, btm, r
+
+
+def _cupy() -> Any:
+    try:
+        import cupy
+    except ImportError:
+        raise ImportError("arrays on a GPU need CuPy: pip install 'gdui[cuda12]' (or cuda13)") from None
+    return cupy
+
+
+@cache
+def _kernels(real: str) -> tuple[Any, Any]:
+    text = (Path(_core.__file__).parent / "decide.cuh").read_text()
+    names = [
+        f"{kernel}<{ {'float32': 'float', 'float64': 'double'}[real] }>" for kernel in ("gdui_judge", "gdui_refine")
+    ]
+    module = _cupy().RawModule(code=text, options=("--std=c++17", "--fmad=false"), name_expressions=names)
+    return module.get_function(names[0]), module.get_function(names[1])
+
+
+def _launch(kernel: Any, items: int, arguments: tuple[Any, ...]) -> None:
+    if items:
+        kernel((-(-items // BLOCK),), (BLOCK,), arguments)
+
+
+def _order(cp: Any, labels: Any, key: Any) -> Any:
+    """The samples by cluster, then by key, then by index."""
+    columns = [cp.arange(len(labels)), key, labels]
+    return cp.lexsort(cp.stack([column.astype(np.float64) for column in columns])).astype(np.int64)
+
+
+def _array(cp: Any, name: str, value: Any) -> Any:
+    array = cp.from_dlpack(value) if on_gpu(value) else cp.asarray(value)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have 1 axis, not {array.ndim} (its shape is {array.shape})")
+    return array
+
+
+def _whole(cp: Any, name: str, value: Any, low: int, upper: int) -> Any:
+    array = _array(cp, name, value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, not {array.dtype}")
+    if array.size and int(array.min()) < low:
+        raise ValueError(f"{name} must be at least {low}, but holds {int(array.min())}")
+    if array.size and int(array.max()) >= upper:
+        raise ValueError(f"{name} must be below {upper}, but holds {int(array.max())}")
+    return cp.ascontiguousarray(array, dtype=np.int32)
+
+
+def _real(cp: Any, name: str, value: Any) -> Any:
+    array = _array(cp, name, value)
+    if array.dtype.kind != "f":
+        raise TypeError(f"{name} must be real numbers, not {array.dtype}")
+    if not bool(cp.isfinite(array).all()):
+        raise ValueError(f"{name} holds NaN or infinity; only finite numbers can be ranked")
+    return cp.ascontiguousarray(array, dtype=np.float64 if array.dtype == np.float64 else np.float32)

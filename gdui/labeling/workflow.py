@@ -1,0 +1,299 @@
+"""Labelling in a run folder: what is done is kept, a killed run continues, and its result is the same to the byte."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from gdui import checks
+from gdui.config import Config
+from gdui.labeling.encoders import Encoder, load_encoder
+from gdui.labeling.features import FeatureStore, Ledger, encode_source, load_features
+from gdui.labeling.images import Source, open_source
+from gdui.labeling.images.shards import fingerprint, stamp_files
+from gdui.labeling.labeler import Labeler
+from gdui.labels import Labels
+from gdui.labels.words import Diff
+from gdui.runs import Run, atomic_path, read_manifest
+
+__all__ = ["Outcome", "label_run", "predict_run", "relabel_run"]
+
+ENCODER = "ViT-B-32/laion2b_s34b_b79k"
+LABELER = "labeler"
+# Features, and so labels, are the same in every batch.
+FREE = ("encode.batch",)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left in `folder`; `diff` says how the labels differ from those that were there before.
+
+    The ledger of `labels.facts` has what this call did, and nothing of what an earlier one had done. Reading and
+    decoding go on in several threads at once: their seconds are the threads' mean.
+    """
+
+    folder: Path
+    labels: Labels
+    quarantined: int
+    diff: Diff | None = None
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that took longest."""
+        ledger = self.labels.facts.ledger
+        return max(ledger, key=lambda stage: ledger[stage][0]) if ledger else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for other programs."""
+        facts, index = self.labels.facts, self.labels.label_index
+        counts = np.bincount(index + 1, minlength=len(self.labels.classes) + 1).tolist()
+        return {
+            "labels": str(self.folder / "labels.parquet"),
+            "images": len(self.labels),
+            "quarantined": self.quarantined,
+            "abstained": counts[0],
+            "classes": dict(zip(self.labels.classes, counts[1:], strict=True)),
+            "estimated_accuracy": facts.accuracy,
+            "changed": dict(facts.changed),
+            "relabelled": None if self.diff is None else self.diff.changed.num_rows,
+            "ledger": {stage: {"seconds": took, "images": n} for stage, (took, n) in facts.ledger.items()},
+            "bottleneck": self.bottleneck,
+        }
+
+
+def label_run(
+    source: str,
+    classes: Sequence[str],
+    out: str | Path,
+    config: Config,
+    *,
+    ready: bool = False,
+    opinions: str | None = None,
+    mode: str = "continue",
+    progress: Progress | None = None,
+) -> Outcome:
+    """Labels `source` with the names of `classes` in the run folder `out`.
+
+    Args:
+        source: what `open_source` takes; with `ready` an .npy of features [N, d], or a feature store.
+        opinions: an .npy of scores [N, C], where the encoder is not to be asked.
+        mode: "continue" keeps what an earlier call with the same settings has done, "overwrite" starts anew.
+    """
+    checks.class_names(classes)
+    if config.encode.encoder is None and not ready:
+        config = config.override({"encode.encoder": ENCODER})
+    inputs = _Inputs.of(source, ready, opinions)
+    images = inputs.open(Path(out))
+    stamp = inputs.stamp(images)
+    with Run(out, _settings(config, classes, inputs), mode=mode, free=FREE) as run, _logged(run):
+        if _is_done(run, stamp):
+            return _outcome(run, Labels.from_parquet(run.labels))
+        job = _Job(run, inputs, config, progress)
+        job.encode(images, stamp)
+        return job.finish(job.fit(classes), stamp)
+
+
+def relabel_run(
+    folder: str | Path, classes: Sequence[str], *, opinions: str | None = None, progress: Progress | None = None
+) -> Outcome:
+    """Names the images of the run in `folder` with other classes; no image is read again."""
+    checks.class_names(classes)
+    settings = read_manifest(folder)["settings"]
+    config = _config_of(settings)
+    inputs = dataclasses.replace(_Inputs(**settings["inputs"]), opinions=_address(opinions))
+    with Run(folder, settings, free=FREE) as run, _logged(run):
+        if not run.done("encode"):
+            raise ValueError(f"{folder} has not encoded all of its images yet: run gdui label again first")
+        before = Labels.from_parquet(run.labels) if run.labels.exists() else None
+        job = _Job(run, inputs, config, progress)
+        labels = job.fit(classes)
+        run.reopen(_settings(config, classes, inputs), "label")
+        outcome = job.finish(labels, inputs.stamp(None) | {"source": run.stages["encode"]["source"]})
+    return dataclasses.replace(outcome, diff=None if before is None else before.diff(outcome.labels))
+
+
+def predict_run(
+    folder: str | Path,
+    source: str,
+    out: str | Path | None = None,
+    *,
+    ready: bool = False,
+    opinions: str | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Labels new images in the run folder `out` (by default one below `folder`) by what the run in `folder` learned."""
+    manifest = read_manifest(folder)
+    if "label" not in manifest["stages"]:
+        raise ValueError(f"{folder} is not finished: run gdui label again first")
+    inputs = _Inputs.of(source, ready, opinions)
+    learned = {"run": str(Path(folder).resolve()), "configuration": manifest["configuration"]}
+    target = Path(folder) / "predicted" / Path(source).name if out is None else Path(out)
+    images = inputs.open(target)
+    stamp = inputs.stamp(images)
+    with Run(target, {"learned": learned, "inputs": inputs.to_dict()}) as run, _logged(run):
+        if _is_done(run, stamp):
+            return _outcome(run, Labels.from_parquet(run.labels))
+        job = _Job(run, inputs, _config_of(manifest["settings"]), progress)
+        job.encode(images, stamp)
+        return job.finish(job.predict(Path(folder)), stamp)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What is to be labelled: images, or with `ready` their features; and the file of scores, if there is one."""
+
+    source: str
+    ready: bool
+    opinions: str | None = None
+
+    @classmethod
+    def of(cls, source: str, ready: bool, opinions: str | None) -> "_Inputs":
+        return cls(str(_address(source)), ready, _address(opinions))
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def open(self, out: Path) -> Source | None:
+        """The images, unless their features are ready; a run that wrote among them would take its files for images."""
+        if not self.ready and out.resolve().is_relative_to(self.source):
+            raise ValueError(f"the run's folder {out} lies within the source {self.source}: choose another one")
+        return None if self.ready else open_source(self.source)
+
+    def stamp(self, images: Source | None) -> dict[str, str]:
+        """For each input a text that changes when it does."""
+        stamps = {} if self.opinions is None else {"opinions": stamp_files([self.opinions])}
+        if self.ready:
+            return stamps | {"source": stamp_files([_whole(self.source)])}
+        return stamps | {"source": fingerprint([shard.fingerprint for shard in images.shards] if images else [])}
+
+
+class _Job:
+    """One piece of work on a run folder."""
+
+    def __init__(self, run: Run, inputs: _Inputs, config: Config, progress: Progress | None) -> None:
+        self.run, self.inputs, self.config, self.progress = run, inputs, config, progress
+        self.labeler: Labeler | None = None
+        self.ledger: dict[str, tuple[float, int]] = {}
+
+    @cached_property
+    def encoder(self) -> Encoder | None:
+        name = self.config.encode.encoder
+        return None if name is None else load_encoder(name, batch=self.config.encode.batch)
+
+    def encode(self, images: Source | None, stamp: dict[str, str]) -> None:
+        """Features of the images that have none yet, and a list of those that can't be read."""
+        quarantined = 0
+        if images is not None and self.encoder is not None:
+            store = FeatureStore(self.run.features, self.encoder)
+            counts = [shard.count for shard in images.shards if shard not in store]
+            total = 0 if None in counts else sum(count or 0 for count in counts)
+            self._enter(encode_source(images, self.encoder, store, progress=partial(self._encoding, total)))
+            rejected = store.quarantine()
+            quarantined = rejected.num_rows
+            with atomic_path(self.run.quarantine) as path:
+                pq.write_table(rejected, path)
+        self.run.finish("encode", source=stamp["source"], quarantined=quarantined)
+
+    def fit(self, classes: Sequence[str]) -> Labels:
+        """Learns from the inputs and labels them."""
+        arrays = self._arrays()
+        if len(arrays["ids"]) < len(classes):
+            raise ValueError(f"{len(arrays['ids'])} images are fewer than the {len(classes)} classes")
+        settings = dict(self.config.items())
+        preset, k, seed = (settings.pop(name) for name in ("preset", "k", "seed"))
+        self.labeler = Labeler(classes, self.encoder, preset, k, seed, **settings)
+        return self.labeler.fit_predict(**arrays, progress=self.progress)
+
+    def predict(self, learned: Path) -> Labels:
+        """Labels the inputs by what the run in `learned` knows."""
+        labeler = Labeler.load(learned / LABELER)
+        labeler.encoder = self.encoder
+        return labeler.predict(**self._arrays(), progress=self.progress)
+
+    def finish(self, labels: Labels, stamp: dict[str, str]) -> Outcome:
+        """Writes down the labels, and what was learned, and closes the books."""
+        start = time.perf_counter()
+        if self.labeler is not None:
+            self.labeler.save(self.run.path / LABELER)
+        labels.to_parquet(self.run.labels)
+        write, images = self.ledger.pop("write", (0.0, 0))
+        self.ledger |= labels.facts.ledger
+        self.ledger["write"] = write + time.perf_counter() - start, max(images, len(labels))
+        self.run.finish("label", stamp=stamp, ledger=self.ledger)
+        facts = dataclasses.replace(labels.facts, ledger=self.ledger)
+        return _outcome(self.run, dataclasses.replace(labels, facts=facts))
+
+    def _arrays(self) -> dict[str, Any]:
+        features = load_features(self.inputs.source if self.inputs.ready else self.run.features)
+        if not len(features):
+            raise ValueError(f"none of the images could be read: {self.run.quarantine} says why")
+        opinions = None if self.inputs.opinions is None else _scores(Path(self.inputs.opinions))
+        return {"features": features, "opinions": opinions, "ids": features.ids}
+
+    def _encoding(self, total: int, done: Ledger) -> None:
+        if self.progress is not None:
+            self.progress("encode", done.images + done.quarantined, total)
+
+    def _enter(self, done: Ledger) -> None:
+        threads = checks.thread_count()
+        if done.images:
+            seconds = {"read": done.clock.read / threads, "decode": done.clock.decode / threads}
+            seconds |= {"encode": done.encode, "write": done.write}
+            self.ledger |= {stage: (took, done.images) for stage, took in seconds.items()}
+
+
+def _settings(config: Config, classes: Sequence[str], inputs: _Inputs) -> dict[str, Any]:
+    return config.to_dict() | {"classes": list(classes), "inputs": inputs.to_dict()}
+
+
+def _config_of(settings: dict[str, Any]) -> Config:
+    return Config.from_dict({name: value for name, value in settings.items() if name not in ("classes", "inputs")})
+
+
+def _is_done(run: Run, stamp: dict[str, str]) -> bool:
+    return bool(run.stages.get("label", {}).get("stamp") == stamp)
+
+
+def _outcome(run: Run, labels: Labels) -> Outcome:
+    return Outcome(run.path, labels, run.stages["encode"]["quarantined"])
+
+
+def _address(path: str | None) -> str | None:
+    """The same text wherever the command is called from; what is no local file stays as it is."""
+    return path if path is None or not Path(path).exists() else str(Path(path).resolve())
+
+
+def _whole(path: str) -> str:
+    """The file that tells whether a file or a feature store has changed."""
+    return str(Path(path) / "manifest.json") if Path(path).is_dir() else path
+
+
+def _scores(path: Path) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"opinions {str(path)!r} must be an .npy file of one array: {error}") from None
+
+
+@contextmanager
+def _logged(run: Run) -> Iterator[None]:
+    """What gdui logs meanwhile also goes to the run's own log."""
+    logger, handler = logging.getLogger("gdui"), logging.FileHandler(run.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

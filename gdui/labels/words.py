@@ -1,0 +1,179 @@
+"""Labels in words: why an image has its label, what the labelling came to, and how two of them differ."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gdui.labels.facts import ClusterFacts, Facts
+
+if TYPE_CHECKING:
+    from gdui.labels.table import Labels
+
+__all__ = ["Diff", "diff", "shown", "summary", "why"]
+
+LONGEST = 60
+MOST_CLASSES = 40
+
+
+def shown(text: str | None) -> str:
+    """A name fit for one line on a terminal: no control characters, and not too long."""
+    if text is None:
+        return "nothing"
+    clean = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text[: LONGEST + 1])
+    return clean if len(clean) <= LONGEST else clean[: LONGEST - 1] + "…"
+
+
+def why(row: Mapping[str, Any], classes: list[str], facts: Facts, rules: Mapping[str, str]) -> str:
+    """One paragraph on the row of one image."""
+    label = "no label" if row["label"] is None else shown(row["label"])
+    parts = [f"{shown(row['id'])}: {label}{_rate(' (confidence {})', row['confidence'])}."]
+    parts += _of_cluster(row, classes, facts)
+    if row["clip_label"] is not None:
+        second = f"; its second is {shown(row['clip_second'])}" if row["clip_second"] is not None else ""
+        parts.append(
+            f"The opinion's first choice is {shown(row['clip_label'])}{_rate(' ({})', row['clip_confidence'])}{second}."
+        )
+    if row["rule"] is not None:
+        parts.append(f"Decided by {row['rule']}: {rules[row['rule']]}.")
+    return " ".join(parts)
+
+
+def _of_cluster(row: Mapping[str, Any], classes: list[str], facts: Facts) -> list[str]:
+    number = row["cluster"]
+    if not 0 <= number < len(facts.clusters):
+        return []
+    cluster = facts.clusters[number]
+    belongs = _rate(", where it belongs with {}", row["cluster_confidence"])
+    parts = [f"It lies in cluster {number} of {cluster.size:,} images{belongs}."]
+    if row["consistency"] is not None:
+        parts.append(f"{row['consistency']:.0%} of its nearest neighbours lie there too.")
+    return [*parts, _of_match(cluster, classes), *_of_refinement(cluster)]
+
+
+def _of_refinement(cluster: ClusterFacts) -> list[str]:
+    if cluster.delta is None or cluster.r_btm is None:
+        return []
+    ends = _rate(" ({} at its top", cluster.delta_top) + _rate(", {} at its bottom)", cluster.delta_btm)
+    branch = f", so the branch is {cluster.branch}" if cluster.branch else ""
+    return [f"Its delta is {cluster.delta:.2f}{ends}, the consistency r of its bottom {cluster.r_btm:.2f}{branch}."]
+
+
+def _of_match(cluster: ClusterFacts, classes: list[str]) -> str:
+    if cluster.matched < 0:
+        return "The cluster was matched to no class."
+    name, votes = shown(classes[cluster.matched]), cluster.votes.get(cluster.matched, 0)
+    text = f"The cluster is named {name}: {votes} of its {cluster.n_top} surest images vote for it"
+    if cluster.runner_up >= 0:
+        text += f", {cluster.votes.get(cluster.runner_up, 0)} for the next, {shown(classes[cluster.runner_up])}"
+    return f"{text}."
+
+
+def _rate(text: str, value: float | None) -> str:
+    return "" if value is None else text.format(f"{value:.2f}")
+
+
+def summary(labels: "Labels") -> str:
+    """Some lines: totals, estimated accuracy, shares changed, and one line a class."""
+    index, facts, total = labels.label_index, labels.facts, max(len(labels), 1)
+    counts = np.bincount(index + 1, minlength=len(labels.classes) + 1)
+    lines = [
+        f"{len(labels):,} images, {len(labels.classes)} classes, {counts[0]:,} abstained ({counts[0] / total:.1%})"
+    ]
+    if facts.accuracy is not None:
+        lines.append(
+            f"estimated accuracy {facts.accuracy:.1%}{f' ({facts.accuracy_how})' if facts.accuracy_how else ''}"
+        )
+    lines += [f"changed by {stage}: {share:.1%}" for stage, share in facts.changed.items()]
+    if facts.clusters:
+        named = {cluster.matched for cluster in facts.clusters}
+        nameless = [shown(name) for at, name in enumerate(labels.classes) if at not in named]
+        if nameless:
+            lines.append(f"no cluster is named {_listed(nameless)}")
+    return "\n".join([*lines, *_per_class(labels, counts[1:])])
+
+
+def _per_class(labels: "Labels", counts: npt.NDArray[np.int64]) -> list[str]:
+    kept = labels.label_index >= 0
+    sums = np.bincount(
+        labels.label_index[kept], np.nan_to_num(labels.numbers("confidence")[kept]), minlength=len(counts)
+    )
+    order = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
+    width = max((len(shown(labels.classes[at])) for at in order), default=0)
+    lines = [
+        f"  {shown(labels.classes[at]):<{width}}  {counts[at]:>10,}  confidence {sums[at] / max(counts[at], 1):.2f}"
+        for at in order
+    ]
+    return lines + [f"  and {len(counts) - len(order)} classes more"] * (len(counts) > len(order))
+
+
+def _listed(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+@dataclass(frozen=True)
+class Diff:
+    """How new labels differ from old ones.
+
+    changed: the images whose label differs: id, before, after, rule_before, rule_after.
+    kept, added, removed: how many have the same label, are only in the new ones, only in the old ones.
+    """
+
+    changed: pa.Table
+    kept: int
+    added: int
+    removed: int
+
+    def __str__(self) -> str:
+        """The totals, then the most frequent changes and what decided on them."""
+        total = self.kept + self.changed.num_rows
+        lines = [f"{self.changed.num_rows:,} of {total:,} labels changed ({self.changed.num_rows / max(total, 1):.1%})"]
+        lines += [f"{self.added:,} images added"] * (self.added > 0) + [f"{self.removed:,} images removed"] * (
+            self.removed > 0
+        )
+        keys = ["before", "after", "rule_after"]
+        counts = self.changed.select(keys).group_by(keys).aggregate([([], "count_all")]).to_pylist()
+        counts.sort(key=lambda row: (-row["count_all"], *(str(row[key]) for key in keys)))
+        for row in counts[:20]:
+            lines.append(
+                f"  {row['count_all']:>8,}  {shown(row['before'])} -> {shown(row['after'])}  (by {row['rule_after']})"
+            )
+        return "\n".join(lines + [f"  and {len(counts) - 20} kinds of change more"] * (len(counts) > 20))
+
+
+def diff(old: "Labels", new: "Labels") -> Diff:
+    """What `new` says otherwise than `old`, image by image, whatever their order."""
+    at = _positions(old, new)
+    rows = np.flatnonzero(at >= 0)
+    left, right = _texts(old, at[rows]), _texts(new, rows)
+    same = pc.fill_null(pc.equal(left["label"], right["label"]), False)
+    both_none = pc.and_(pc.is_null(left["label"]), pc.is_null(right["label"]))
+    changed = pc.invert(pc.or_(same, both_none))
+    table = pa.table(
+        {
+            "id": right["id"],
+            "before": left["label"],
+            "after": right["label"],
+            "rule_before": left["rule"],
+            "rule_after": right["rule"],
+        }
+    ).filter(changed)
+    kept = len(rows) - table.num_rows
+    return Diff(table, kept, added=len(new) - len(rows), removed=len(old) - len(rows))
+
+
+def _positions(old: "Labels", new: "Labels") -> npt.NDArray[np.int64]:
+    """For every row of `new` the row of `old` with the same id, or -1."""
+    if old.ids.equals(new.ids):
+        return np.arange(len(new))
+    found = pc.index_in(new.ids, old.ids.combine_chunks())
+    return np.asarray(pc.fill_null(found, -1).to_numpy(), np.int64)
+
+
+def _texts(labels: "Labels", rows: npt.NDArray[np.int64]) -> pa.Table:
+    taken = labels.table.select(["id", "label", "rule"]).take(pa.array(rows))
+    return taken.cast(pa.schema([("id", pa.large_string()), ("label", pa.large_string()), ("rule", pa.string())]))

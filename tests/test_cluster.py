@@ -1,0 +1,94 @@
+"""SPICE's heads against the plain algorithm, and what is kept of clusters."""
+
+import numpy as np
+import pytest
+import torch
+
+from gdui.labeling.cluster import Centroids, assign, fit_centroids, fit_heads, pseudo_labels, scaled
+
+
+def lumps(per: int = 60, k: int = 4, d: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    truth = np.repeat(np.arange(k), per)
+    rows = random.standard_normal((k, d))[truth] + 0.15 * random.standard_normal((k * per, d))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32), truth
+
+
+def plain_pseudo_labels(features: np.ndarray, scores: np.ndarray, share: float) -> list[set[int]]:
+    """Prototype by prototype, as SPICE's text says."""
+    size = len(features) // scores.shape[1]
+    chosen = []
+    for k in range(scores.shape[1]):
+        best = np.argsort(-scores[:, k], kind="stable")[: int(size * share)]
+        prototype = features[best].mean(0)
+        chosen.append(set(np.argsort(-(features @ prototype), kind="stable")[:size].tolist()))
+    return chosen
+
+
+def test_pseudo_labels_equal_the_plain_algorithm() -> None:
+    features, _ = lumps()
+    scores = np.random.default_rng(1).random((len(features), 4)).astype(np.float32)
+    found = pseudo_labels(torch.from_numpy(features), torch.from_numpy(scores)).tolist()
+    assert [set(row) for row in found] == plain_pseudo_labels(features, scores, 0.5)
+
+
+def fitted(seed: int = 0, k: int = 4, epochs: int = 6):
+    return fit_heads(lumps()[0], k, heads=3, hidden=32, batch=128, step=32, epochs=epochs, seed=seed)
+
+
+def test_heads_find_the_lumps_and_keep_the_lowest_loss() -> None:
+    features, truth = lumps()
+    fit = fitted()
+    groups = assign(fit.model, features).cluster
+    assert fit.kept == fit.losses.argmin()
+    assert all(len(set(groups[truth == c])) == 1 for c in range(4))
+    assert len(set(groups)) == 4
+
+
+def test_heads_are_deterministic_and_depend_on_the_seed() -> None:
+    one, same, other = fitted(), fitted(), fitted(seed=1)
+    np.testing.assert_array_equal(one.model.out, same.model.out)
+    assert not np.array_equal(one.model.out, other.model.out)
+
+
+def test_empty_clusters_are_revived_and_reported() -> None:
+    features = np.repeat(np.eye(2, 8, dtype=np.float32), 40, axis=0)
+    fit = fit_heads(features, 6, heads=2, hidden=8, batch=80, step=40, epochs=4)
+    assert fit.revived > 0
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_assign_is_softmax_in_blocks(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, _ = lumps(per=21)
+    model = Centroids(features[:k], 5.0)
+    whole = assign(model, features)
+    logits = 5.0 * features @ features[:k].T
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(whole.confidence, (powers / powers.sum(1, keepdims=True)).max(1), rtol=1e-5)
+    ranked = np.sort(logits, axis=1)
+    np.testing.assert_allclose(whole.margin, ranked[:, -1] - ranked[:, -min(2, k)], atol=1e-5)
+    monkeypatch.setattr("gdui.labeling.cluster.BLOCK_CELLS", 13)
+    for name in ("cluster", "confidence", "margin"):
+        np.testing.assert_allclose(getattr(assign(model, features), name), getattr(whole, name), rtol=1e-5, atol=1e-6)
+
+
+def test_centroids_of_a_clustering_are_its_means() -> None:
+    features, truth = lumps()
+    truth = np.where(truth == 3, 5, truth)
+    model = Centroids.of(features, truth, 6)
+    for c in (0, 1, 2, 5):
+        mean = features[truth == c].mean(0)
+        np.testing.assert_allclose(model.centers[c], mean / np.linalg.norm(mean), atol=1e-6)
+    assert not model.centers[[3, 4]].any()
+    assert np.median(assign(scaled(model, features), features).margin) == pytest.approx(2, rel=1e-3)
+
+
+def test_k_means_finds_the_lumps() -> None:
+    features, truth = lumps()
+    groups = assign(fit_centroids(features, 4, seed=0), features).cluster
+    assert all(len(set(groups[truth == c])) == 1 for c in range(4))
+
+
+def test_more_clusters_than_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="k must be between 1 and the 5 rows of features, not 6"):
+        fit_heads(np.eye(5, dtype=np.float32), 6)

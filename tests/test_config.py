@@ -1,0 +1,51 @@
+"""The configuration: presets, overrides by dotted name, plain values and back, and a hash."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gdui.config import Config
+
+
+@pytest.mark.parametrize("preset", ["paper", "default"])
+def test_plain_values_and_back(preset: str) -> None:
+    config = Config.named(preset, k=7, **{"refine.sigma": 0.25, "graph.scales": [2.0, 4.0]})
+    assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict(config.to_dict()).digest == config.digest
+
+
+def test_the_paper_has_no_graph_and_keeps_unvoted_names() -> None:
+    paper = Config.named("paper")
+    assert (paper.clusterer, paper.graph.enabled, paper.refine.unvoted) == ("heads", False, "keep")
+
+
+@given(st.floats(0, 1), st.integers(0, 1000))
+def test_every_change_changes_the_hash(sigma: float, seed: int) -> None:
+    config = Config.named("default", seed=seed, **{"refine.sigma": sigma})
+    assert (config.digest == Config().digest) == (config == Config())
+
+
+def test_overrides_leave_the_rest_alone() -> None:
+    changed = Config().override({"graph.neighbors": 9})
+    assert changed.graph.neighbors == 9
+    assert dataclasses.replace(changed, graph=Config().graph) == Config()
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "words"),
+    [
+        ({"refine.sigma": 1.5}, ValueError, r"refine\.sigma must be between 0 and 1, not 1\.5"),
+        ({"refine.sigmas": 0.5}, ValueError, "no setting is named 'refine.sigmas'"),
+        ({"colour": 1}, ValueError, "no setting is named 'colour'; there are"),
+        ({"refine.sigma": "half"}, TypeError, r"refine\.sigma must be float, not str"),
+        ({"k": "many"}, ValueError, "k must be one of 'auto', not 'many'"),
+        ({"clusterer": "magic"}, ValueError, "clusterer must be one of"),
+        ({"graph.scales": []}, ValueError, "at least one number of clusters"),
+        ({"encode.templates": ["a photo"]}, ValueError, "where the class name goes"),
+    ],
+)
+def test_mistakes_are_named(override: dict[str, object], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        Config().override(override)

@@ -1,0 +1,210 @@
+"""The demo: what the shipped encoder knows, what its trainer does, and labels found without a label."""
+
+import importlib.util
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import label as components
+from sklearn.datasets import load_digits
+
+import gdui.demo
+from gdui.demo import NAMES, contact_sheet, images
+from gdui.demo import digits as demo
+from gdui.labeling.encoders import Encoder, load_encoder
+from gdui.labeling.opinions import class_embeddings, zero_shot
+from gdui.labels import Labels
+from gdui.labels.facts import Facts
+
+FOLDER = Path(gdui.demo.__file__).parent
+TRAINER = Path(__file__).resolve().parents[1] / "tools" / "train_digits.py"
+ZERO_SHOT = (0.72, 0.84)
+EVERYWHERE = np.ones((3, 3))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return load_encoder("digits", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def trainer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_digits", TRAINER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train_digits"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def as_pixels(encoder: Encoder, pictures: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.stack([encoder.transform(Image.fromarray(picture).convert("RGB")) for picture in pictures])
+
+
+def make_labels(label: npt.ArrayLike, opinion: npt.ArrayLike, classes: list[str]) -> Labels:
+    n = len(np.asarray(label))
+    sure = np.linspace(1, 0, n)
+    return Labels.from_arrays(
+        [f"image {row}" for row in range(n)],
+        classes,
+        label_index=label,
+        confidence=sure,
+        matched_index=label,
+        cluster=np.zeros(n, int),
+        cluster_confidence=sure,
+        consistency=sure,
+        clip_index=opinion,
+        clip_confidence=sure,
+        clip_second_index=np.full(n, -1),
+        rule=np.zeros(n, int),
+        facts=Facts(),
+    )
+
+
+def test_the_weights_are_small_and_open_clip_reads_the_folder() -> None:
+    size = sum(path.stat().st_size for path in FOLDER.glob("open_clip_*"))
+    assert size < 4e6
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{FOLDER}")
+    image = preprocess(Image.new("L", (8, 8)))
+    assert model.eval().encode_image(image[None]).shape == (1, model.text_projection.shape[1])
+
+
+def test_image_and_text_vectors_meet(encoder: Encoder) -> None:
+    pixels = as_pixels(encoder, images()[:5])
+    assert encoder.encode_images(pixels).shape == (5, encoder.dim)
+    assert encoder.encode_texts(["seven", "sieben", "七", ""]).shape == (4, encoder.dim)
+
+
+def test_the_same_bytes_from_every_load(encoder: Encoder) -> None:
+    again = load_encoder("digits", device="cpu", dtype="float32")
+    pixels = as_pixels(encoder, images()[:40])
+    assert again.hash == encoder.hash
+    assert again.encode_images(pixels).tobytes() == encoder.encode_images(pixels).tobytes()
+    assert again.encode_texts(NAMES).tobytes() == encoder.encode_texts(NAMES).tobytes()
+
+
+@pytest.mark.parametrize("names", [NAMES, tuple("0123456789")], ids=["words", "numerals"])
+def test_zero_shot_on_handwriting_is_as_stated(encoder: Encoder, names: tuple[str, ...]) -> None:
+    features = encoder.encode_images(as_pixels(encoder, images()))
+    opinion = zero_shot(features, class_embeddings(encoder, names), encoder.logit_scale).argmax(1)
+    assert ZERO_SHOT[0] < (opinion == load_digits().target).mean() < ZERO_SHOT[1]
+
+
+@pytest.mark.parametrize("dark_on_light", [False, True])
+def test_it_reads_print_of_either_polarity(encoder: Encoder, trainer: ModuleType, dark_on_light: bool) -> None:
+    masks = [trainer.glyph_mask(font, name) for font in trainer.FONTS for name in "0123456789"]
+    middle = slice(trainer.FIELD // 4 - 2, 3 * trainer.FIELD // 4 + 2)
+    pictures = np.stack([(mask[middle, middle] != dark_on_light) * np.uint8(255) for mask in masks])
+    opinion = encoder.encode_images(as_pixels(encoder, pictures)) @ class_embeddings(encoder, NAMES).T
+    assert (opinion.argmax(1) == np.tile(np.arange(10), len(trainer.FONTS))).mean() > 0.95
+
+
+def test_the_inner_layer_tells_shapes_apart(encoder: Encoder) -> None:
+    inner = load_encoder("digits", layer=demo.FEATURES, device="cpu", dtype="float32")
+    features = inner.encode_images(as_pixels(encoder, images()))
+    truth = load_digits().target
+    cosine = features @ features.T
+    np.fill_diagonal(cosine, -1)
+    assert (truth[cosine.argmax(1)] == truth).mean() > 0.97
+    assert inner.hash != encoder.hash
+    with pytest.raises(TypeError, match="no text tower"):
+        inner.encode_texts(["seven"])
+
+
+def test_an_unknown_layer_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"layer must be a part of the image tower \(.*layer3.*\), not 'layer9'"):
+        load_encoder("digits", layer="layer9")
+    with pytest.raises(ValueError, match="layer can be chosen for open_clip's encoders only"):
+        load_encoder(torch.nn.Flatten(), layer="layer3")
+
+
+def test_the_trainer_never_sees_handwriting(trainer: ModuleType) -> None:
+    assert "sklearn" not in TRAINER.read_text()
+    assert json.loads((FOLDER / "open_clip_config.json").read_text()) == trainer.CONFIG
+
+
+def test_a_skeleton_keeps_parts_and_holes(trainer: ModuleType) -> None:
+    for digit in "0123456789":
+        mask = trainer.glyph_mask("DejaVuSans-Bold", digit)
+        thin = trainer.skeleton(mask)
+        assert not (thin & ~mask).any()
+        assert thin.sum() < mask.sum() / 3
+        assert components(thin, EVERYWHERE)[1] == components(mask, EVERYWHERE)[1]
+        assert components(~thin)[1] == components(~mask)[1]
+
+
+def test_every_font_has_every_digit(trainer: ModuleType) -> None:
+    fields = trainer.glyph_fields()
+    assert fields.shape[:2] == (10, len(trainer.FONTS))
+    assert (fields[:, :, 0].amin((2, 3)) < 0).all()
+    assert (fields[:, :, 1].amin((2, 3)) == 0).all()
+    pairs = fields[:, :, 0].flatten(1)
+    assert torch.pdist(pairs).min() > 0
+
+
+def test_training_lowers_the_loss_and_repeats_itself(
+    trainer: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer.write_vocabulary(tmp_path / "vocabulary.txt.gz")
+    tokenizer = open_clip.SimpleTokenizer(bpe_path=str(tmp_path / "vocabulary.txt.gz"), context_length=64)
+    fields = trainer.glyph_fields(["DejaVuSans", "cmr10"])
+
+    def train() -> dict[str, torch.Tensor]:
+        state: dict[str, torch.Tensor] = trainer.train(
+            trainer.Press(fields, 32, 0), tokenizer, steps=12, batch=40, seed=0
+        ).state_dict()
+        return state
+
+    with caplog.at_level(logging.INFO, logger="train_digits"):
+        first = train()
+    losses: list[Any] = [record.args[2] for record in caplog.records if isinstance(record.args, tuple)]
+    assert losses[-1] < losses[0] - 0.3
+    again = train()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert (tmp_path / "vocabulary.txt.gz").read_bytes() == (FOLDER / "vocabulary.txt.gz").read_bytes()
+
+
+def test_the_sheet_takes_any_labels(tmp_path: Path, rng: np.random.Generator) -> None:
+    classes = ["a", "a very long name that no column can hold", "nobody's"]
+    label = np.array([0, 1, 1, -1, 0, 1])
+    pictures = rng.integers(0, 256, (6, 20, 30, 3), np.uint8)
+    contact_sheet(pictures, make_labels(label, [0, 0, 1, 1, -1, 1], classes), tmp_path / "sheet.png")
+    sheet = Image.open(tmp_path / "sheet.png")
+    assert sheet.format == "PNG"
+    assert sheet.height < sheet.width
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+    with pytest.raises(ValueError, match="pictures must be as many as the labels, 6, not 5"):
+        contact_sheet(pictures[:5], make_labels(label, label, classes), tmp_path / "sheet.png")
+
+
+def test_the_demo_labels_handwriting_without_a_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Guarded:
+        images = load_digits().images
+
+        @property
+        def target(self) -> npt.NDArray[np.int64]:
+            assert (tmp_path / "run" / "labels.parquet").exists(), "a true digit was read too early"
+            return np.asarray(load_digits().target)
+
+    monkeypatch.setattr(demo, "load_digits", Guarded)
+    started = time.process_time()
+    result = demo.run(tmp_path / "run")
+    score = {one.way: one.accuracy for one in result.scores}
+    assert score["preset default"] >= 0.93
+    assert score["preset default"] >= score["zero-shot"] + 0.15
+    assert ZERO_SHOT[0] < score["zero-shot"] < ZERO_SHOT[1]
+    assert all(word in str(result) for word in [*score, "labels.parquet", "contact_sheet.png", "1,797 images"])
+    assert Labels.from_parquet(tmp_path / "run" / "labels.parquet").table.equals(result.labels.table)
+    assert Image.open(result.sheet).width > 1000
+    assert time.process_time() - started < 2 * 60, "a minute of two cores"
