@@ -167,6 +167,7 @@ class Generator:
             null_class=self.unet.config.classes if self.unet.null_class else None,
             guide=guide,
             scale=(2.0 if guide else 0.0) if guidance is None else guidance,
+            conditional=self.unet.config.classes is not None,
             learned_variance=self.unet.config.learned_variance,
             target=checks.one_of("target", self.target, ("eps", "x0", "v")),  # type: ignore[arg-type]
             **options,

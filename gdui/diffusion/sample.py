@@ -41,6 +41,7 @@ class Sampler:
     guide: what steers: the gradient of a noisy classifier, the network without its class, or a weaker network.
     scale: how much of it; 0 for none. For "free" and "auto" the prediction is other + (1 + scale)(prediction - other).
     eta: DDIM's share of fresh noise.
+    conditional: whether the network takes classes; the classifier does in any case.
     """
 
     network: Network
@@ -53,6 +54,7 @@ class Sampler:
     method: Method = "dpm"
     steps: int = 50
     eta: float = 0.0
+    conditional: bool = True
     learned_variance: bool = True
     target: Literal["eps", "x0", "v"] = "eps"
 
@@ -123,7 +125,7 @@ class Sampler:
 
     def _predict(self, x: Tensor, t: Tensor, classes: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """The prediction, the one to move away from, and the classifier's gradient; None where not asked for."""
-        named = () if classes is None else (classes,)
+        named = () if classes is None or not self.conditional else (classes,)
         with autocast(x.device.type):
             prediction = self.network(x, t, *named).float()
             if not self.guide or not self.scale:
