@@ -10,6 +10,8 @@ import torch
 from benchmarks.harness import Bench, Way
 from gdui.labeling.refine import refine, sweep
 
+DEVICES = ("cpu",)
+
 Array = npt.NDArray[Any]
 
 
