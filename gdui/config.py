@@ -231,9 +231,11 @@ class Config:
         return config.override(overrides)
 
     def override(self, changes: Mapping[str, Any]) -> Self:
-        """A copy in which the fields of these dotted names have these values."""
+        """A copy in which the fields of these dotted names have these values; the preset stays."""
         config = self
         for name, value in changes.items():
+            if name == "preset":
+                raise ValueError("preset can't be changed afterwards, as it sets other fields: begin with Config.named")
             stage, _, inner = name.partition(".")
             known = [f.name for f in dataclasses.fields(config)]
             if stage not in known:

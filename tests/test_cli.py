@@ -1,5 +1,6 @@
 """The command line: what it leaves in a run folder, how it goes on after a kill, and one clear line a mistake."""
 
+import argparse
 import io
 import json
 import os
@@ -21,7 +22,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gdui import cli
+from gdui.cli.labeling import _configuration
 from gdui.cli.progress import Progress
+from gdui.config import Config
 from gdui.labels import Labels
 from gdui.runs import Run, read_manifest
 
@@ -126,6 +129,15 @@ def test_settings_come_from_file_and_line(gdui: Cli, photos: Path, names: Path, 
     assert settings["seed"] == 7
     assert settings["refine"]["sigma"] == 0.75
     assert settings["graph"]["neighbors"] == 5
+
+
+@pytest.mark.parametrize("way", [("--set", "preset=paper"), ("--preset", "paper"), ("--config", "paper.toml")])
+def test_a_preset_brings_its_settings_however_it_is_given(tmp_path: Path, way: tuple[str, str]) -> None:
+    (tmp_path / "paper.toml").write_text('preset = "paper"\nseed = 3\n')
+    given = {"preset": None, "set": ["seed=3"], "config": None, "encoder": None}
+    value = tmp_path / way[1] if way[0] == "--config" else way[1]
+    given |= {way[0].removeprefix("--"): ["seed=3", value] if way[0] == "--set" else value}
+    assert _configuration(argparse.Namespace(**given)) == Config.named("paper", seed=3)
 
 
 def test_other_settings_are_refused_with_the_difference(
