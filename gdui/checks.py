@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["array", "class_names", "in_range", "indices", "one_of", "same_length", "thread_count", "whole"]
+__all__ = ["array", "class_names", "columns", "in_range", "indices", "one_of", "same_length", "thread_count", "whole"]
 
 
 def array(
@@ -28,6 +28,12 @@ def array(
     if finite and out.size and not np.isfinite([out.min(), out.max()]).all():
         raise ValueError(f"{name} holds NaN or infinity; only finite numbers can be ranked")
     return out
+
+
+def columns(name: str, value: npt.NDArray[np.generic], wanted: int, why: str) -> None:
+    """Refuses `value` [n, d] unless d is `wanted`; `why` ends the sentence."""
+    if value.ndim != 2 or value.shape[1] != wanted:
+        raise ValueError(f"{name} must be [n, {wanted}], {why}, not {list(value.shape)}")
 
 
 def indices(

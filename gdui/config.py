@@ -12,6 +12,7 @@ from typing import Any, Self
 from gdui import checks
 
 __all__ = [
+    "METHODS",
     "ClusterConfig",
     "Config",
     "EncodeConfig",
@@ -22,6 +23,7 @@ __all__ = [
     "RefineConfig",
 ]
 
+METHODS = ("auto", "exact", "faiss-flat", "faiss-ivf", "faiss-hnsw", "faiss-gpu")
 PRESETS = ("paper", "default")
 
 
@@ -58,6 +60,7 @@ class NeighborsConfig:
 
     def __post_init__(self) -> None:
         checks.in_range("neighbors.consistency", self.consistency, 1, 2048)
+        checks.one_of("neighbors.method", self.method, METHODS)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def test_overrides_leave_the_rest_alone() -> None:
         ({"colour": 1}, ValueError, "no setting is named 'colour'; there are"),
         ({"refine.sigma": "half"}, TypeError, r"refine\.sigma must be float, not str"),
         ({"k": "many"}, ValueError, "k must be one of 'auto', not 'many'"),
+        ({"neighbors.method": "guess"}, ValueError, "neighbors.method must be one of 'auto'"),
         ({"preset": "paper"}, ValueError, "preset can't be changed afterwards"),
         ({"clusterer": "magic"}, ValueError, "clusterer must be one of"),
         ({"graph.scales": []}, ValueError, "at least one number of clusters"),
