@@ -33,7 +33,8 @@ class EncodeConfig:
 
     encoder: what open_clip, a file or the package's own weights go by; None where features and opinions are handed in.
     templates: sentences around a class name, averaged; none means the encoder's own choice.
-    batch: one fixed shape, so that a compiled encoder compiles once. It can't change a label.
+    batch: one fixed shape, so that a compiled encoder compiles once, and a vector does not depend on how many images it
+        came with. Another batch may change the last bits of some encoders' vectors.
     """
 
     encoder: str | None = None

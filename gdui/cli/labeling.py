@@ -175,6 +175,9 @@ def _report(outcome: "Outcome", *, as_json: bool) -> None:
     print(outcome.labels.summary())
     if outcome.quarantined:
         print(f"{outcome.quarantined:,} images could not be read: {outcome.folder / 'quarantine.parquet'} says why")
+    if outcome.left_out:
+        rest = ", ..." if outcome.left_out > len(outcome.examples) else ""
+        print(f"left out {outcome.left_out:,} files that are no images: {', '.join(outcome.examples)}{rest}")
     if outcome.diff is not None:
         print(outcome.diff)
     print(_ledger(outcome))

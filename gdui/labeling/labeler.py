@@ -128,8 +128,10 @@ class Labeler:
         learned, about = Learned.load(Path(path))
         labeler = cls(about["classes"], about["encoder"] or None if encoder is None else encoder)
         labeler._callable = about.get("callable", "")
+        facts = Facts.from_json(about["facts"])
+        same_encoder(_name(encoder), str(getattr(encoder, "hash", "")), facts.encoder_hash)
         labeler.config, labeler._learned = Config.from_dict(about["config"]), learned
-        labeler._facts = Facts.from_json(about["facts"])
+        labeler._facts = facts
         return labeler
 
     def _fitted(self) -> Learned:
