@@ -1,8 +1,6 @@
-"""Every decision of the labelling, one frozen dataclass a stage, with its reason; presets, overrides and a hash."""
+"""Every decision of the labelling, one frozen dataclass a stage, with its reason, presets and overrides."""
 
 import dataclasses
-import hashlib
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -284,11 +282,6 @@ class Config:
                 {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {name: value}
             )
         return cls.named(flat.pop("preset", "default"), **flat)
-
-    @property
-    def digest(self) -> str:
-        """A hash of every setting: equal for equal configurations, in every process."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _replaced(stage: Any, name: str, inner: str, value: Any) -> Any:
