@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["array", "class_names", "in_range", "indices", "on_gpu", "one_of", "same_length", "thread_count", "whole"]
+__all__ = ["array", "class_names", "columns", "in_range", "indices", "on_gpu", "one_of", "same_length", "thread_count", "whole"]
 
 MOST_CLUSTERS = 1 << 24
 MOST_THREADS = 1 << 16
@@ -31,6 +31,12 @@ def array(
     if finite and out.size and not np.isfinite([out.min(), out.max()]).all():
         raise ValueError(f"{name} holds NaN or infinity; only finite numbers can be ranked")
     return out
+
+
+def columns(name: str, value: npt.NDArray[np.generic], wanted: int, why: str) -> None:
+    """Refuses `value` [n, d] unless d is `wanted`; `why` ends the sentence."""
+    if value.ndim != 2 or value.shape[1] != wanted:
+        raise ValueError(f"{name} must be [n, {wanted}], {why}, not {list(value.shape)}")
 
 
 def indices(

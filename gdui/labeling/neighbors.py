@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gdui import _core, checks
+from gdui.config import METHODS
 from gdui.labeling import exact
 from gdui.labeling.exact import Floats, Indices, Neighbors
 
 __all__ = ["METHODS", "Neighbors", "consistency", "kmeans", "neighbors"]
 
-METHODS = ("auto", "exact", "faiss-flat", "faiss-ivf", "faiss-hnsw", "faiss-gpu")
 GPU_LARGEST_K = 2048
 EXACT_OPERATIONS = 1e14  # some minutes of a small CPU
 
