@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["array", "class_names", "columns", "in_range", "indices", "on_gpu", "one_of", "same_length", "thread_count", "whole"]
+__all__ = [
+    "array",
+    "class_names",
+    "columns",
+    "in_range",
+    "indices",
+    "on_gpu",
+    "one_of",
+    "same_length",
+    "thread_count",
+    "whole",
+]
 
 MOST_CLUSTERS = 1 << 24
 MOST_THREADS = 1 << 16
