@@ -12,7 +12,8 @@
 namespace gdui {
 
 // Calls body(begin, end) for consecutive chunks of [0, n) on up to `threads` threads (the caller's own included).
-// Chunks are fixed by `grain` alone, so what a chunk computes can't depend on the number of threads.
+// Chunks are fixed by n and `grain`. A caller that takes grain from the number of threads must merge what its chunks
+// give by whole numbers or a strict order, so that the result doesn't depend on where they were cut.
 template <class Body> void parallel_chunks(std::int64_t n, std::int64_t grain, int threads, const Body &body) {
   const std::int64_t chunks = (n + grain - 1) / grain;
   std::atomic<std::int64_t> next{0};
