@@ -183,8 +183,11 @@ class LinearConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """All of it: `Config.named("paper")` follows the text to the letter, `Config.named("default")` labels best.
+    """All of it: `Config.named("default")` labels best, `Config.named("paper")` follows the text.
 
+    preset: "default" clusters among the slow modes of the graph of neighbours, names and repairs, diffuses the votes
+        over the graph and ends with a linear model on features and opinion. "paper" is SPICE's heads, marriage and
+        repair; of SPICE it leaves out stage 3, which trains the encoder further on reliable labels.
     clusterer: "heads" (SPICE stage 2), "kmeans", or "modes": k-means among the slow modes of the graph of neighbours.
     k: how many clusters; None takes one for each class in `paper`, three in `default` (purer clusters, and a class that
         falls in two parts is named twice); "auto" estimates it from the graph.

@@ -113,6 +113,10 @@ def _score(
     return (
         Score("zero-shot", accuracy(truth, opinion), "the encoder alone"),
         Score("k-means", mapped_accuracy(truth, clusters), "named by the best mapping, which needs the truth"),
-        Score("preset paper", accuracy(truth, paper.label_index), "cluster, match, refine"),
-        Score("preset default", accuracy(truth, default.label_index), "the same, then the neighbours' votes"),
+        Score("preset paper", accuracy(truth, paper.label_index), "SPICE's heads, match, refine"),
+        Score(
+            "preset default",
+            accuracy(truth, default.label_index),
+            "clusters in the graph, match, refine, votes, linear",
+        ),
     )

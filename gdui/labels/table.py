@@ -26,8 +26,8 @@ RULES = {
     "cluster": "its cluster's name stands",
     "opinion": "its cluster is doubtful and holds it too loosely, so the opinion's first choice stands",
     "unvoted": "nobody voted for its cluster's name, so the opinion's first choice stands",
-    "graph": "the votes of its neighbours outweigh both its cluster and the opinion",
-    "rejected": "neither side is sure, so it gets no label",
+    "graph": "the votes of its neighbours, and the linear model that learned from them, overrule cluster and opinion",
+    "rejected": "the opinion is unsure about it and its neighbours, so it gets no label",
 }
 
 NAME = pa.dictionary(pa.int32(), pa.string())
