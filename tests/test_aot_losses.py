@@ -4,9 +4,9 @@ import pytest
 import torch
 from aot import ARCHITECTURES, Compiled, compile_ahead
 
-from gdui.kernels import cluster, contrast, norm
-
 pytest.importorskip("triton")
+
+from gdui.kernels import cluster, contrast, norm
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FLOATS = "*fp32"

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from gdui.kernels import reference
-from gdui.ops.dispatch import Backend, choose
+from gdui.ops.arguments import check_tensor
+from gdui.ops.dispatch import Backend, choose, wider
 
 __all__ = ["info_nce"]
 
@@ -39,6 +40,7 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float, *, backend
 
 def check_vectors(q: Tensor, k: Tensor, queue: Tensor) -> None:
     for name, value in (("q", q), ("k", k), ("queue", queue)):
+        check_tensor(name, value)
         if value.dtype not in FLOATS:
             raise TypeError(f"{name} must be floating-point, not {value.dtype}")
         if value.ndim != 2:
@@ -58,9 +60,8 @@ def check_vectors(q: Tensor, k: Tensor, queue: Tensor) -> None:
 @torch.library.custom_op("gdui::info_nce", mutates_args=())
 def info_nce_op(q: Tensor, k: Tensor, queue: Tensor, temperature: float, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """The loss [B], the gradient to q before division by the temperature [B, d], and the negatives' share [B]."""
-    chosen = choose(backend, q, k, queue, native=True, native_types=FLOATS)
-    if chosen == "triton" and q.shape[1] > TRITON_WIDTH:
-        chosen = "native"
+    too_wide = wider("numbers in a row", q.shape[1], TRITON_WIDTH)
+    chosen = choose(backend, q, k, queue, native_types=FLOATS, native_devices=(q.device.type,), too_wide=too_wide)
     out: tuple[Tensor, Tensor, Tensor]
     if chosen == "reference":
         out = reference.info_nce(q, k, queue, temperature)
