@@ -13,7 +13,7 @@ __all__ = ["info_nce"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TRITON_WIDTH = 512  # a wider row of q doesn't fit into a kernel's registers
-BLOCKS, LEAST_BLOCK = 16, 1024  # without Triton the queue is read in so many parts, none smaller than the least
+BLOCKS, LEAST_BLOCK = 12, 1 << 20  # without Triton: as many parts of the queue at most, of as many logits at least
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float, *, backend: Backend = "auto") -> Tensor:
@@ -86,8 +86,8 @@ def blocked_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) ->
     scaled = reference.exact(q) / temperature
     positive = (scaled * k).sum(1)
     top, negative, centre = positive, torch.zeros_like(positive), torch.zeros_like(k)
-    size = max(LEAST_BLOCK, -(-len(queue) // BLOCKS))
-    logits = q.new_empty(len(q), min(size, len(queue)), dtype=k.dtype)
+    size = min(len(queue), max(LEAST_BLOCK // max(1, len(q)), -(-len(queue) // BLOCKS)))
+    logits = q.new_empty(len(q), size, dtype=k.dtype)
     for block in torch.split(queue, size):
         x = block.to(k.dtype)
         share = torch.mm(scaled, x.T, out=logits[:, : len(x)] if len(x) < size else logits)
