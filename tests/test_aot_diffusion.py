@@ -1,4 +1,7 @@
-"""The diffusion kernels, compiled for GPUs that need not be here: nothing spills, and 16 bytes are read at once."""
+"""The diffusion kernels, compiled for GPUs that need not be here: nothing spills, and 16 bytes are read at once.
+
+The bounds on registers are what was measured and a sixth more, so that a kernel that grows is seen.
+"""
 
 from typing import Any
 
@@ -53,7 +56,7 @@ def test_denoising_loss(architecture: int, kind: str, loss: str, backward: bool)
     arguments |= {"bound_scale": "fp32"} | SIZES
     constants = {"KIND": loss, "TARGET": "eps", "WEIGHTING": "min_snr" if loss != "vlb" else "none"}
     kernel = objective.denoising_loss_backward_kernel if backward else objective.denoising_loss_kernel
-    check(kernel, arguments, constants | {"DRAWN": True, "FLAT": True}, architecture, registers=96)
+    check(kernel, arguments, constants | {"DRAWN": True, "FLAT": True}, architecture, registers=72 if backward else 56)
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
@@ -80,4 +83,4 @@ def test_guided_step(architecture: int, kind: str, method: str) -> None:
     arguments |= {"scale": "fp32", "eta": "fp32", "guidance": "fp32"} | SIZES
     constants = {"METHOD": method, "VARIANCE": "learned_range", "TARGET": "eps", "NOISE_KIND": "drawn"}
     constants |= {"PUSHED": True, "MIXED": True, "LIMITED": True, "FLAT": True}
-    check(guidance.guided_step_kernel, arguments, constants, architecture, registers=96)
+    check(guidance.guided_step_kernel, arguments, constants, architecture, registers=64)
