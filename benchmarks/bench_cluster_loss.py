@@ -11,6 +11,8 @@ from torch import Tensor
 from benchmarks.harness import Bench
 from gdui import ops
 
+DEVICES = ("cpu", "cuda")
+
 SIZES = [(10, 1000, 10), (10, 5000, 10), (10, 5000, 100), (10, 2000, 1000)]
 QUICK = SIZES[:2]
 

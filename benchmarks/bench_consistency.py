@@ -12,6 +12,8 @@ import torch
 from benchmarks.harness import Bench, Role
 from gdui.labeling.neighbors import consistency, neighbors
 
+DEVICES = ("cpu",)
+
 K = 100
 THRESHOLD = 0.9
 EXACT = ("gdui exact", "SPICE, dense", "torch, blocks", "faiss flat")

@@ -17,6 +17,8 @@ from gdui.diffusion.schedule import Schedule
 from gdui.kernels import reference_diffusion as reference
 from gdui.kernels.tables import Column
 
+DEVICES = ("cpu", "cuda")
+
 STEPS = 1000
 CPU_SHAPES = [(64, 3, 32, 32), (64, 3, 64, 64), (64, 3, 128, 128)]
 CUDA_SHAPES = [(64, 3, 32, 32), (256, 3, 64, 64), (256, 3, 256, 256)]

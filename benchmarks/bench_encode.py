@@ -4,6 +4,7 @@ import io
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from benchmarks.harness import Bench
 from gdui.labeling.encoders import Encoder, clip_encoder
 from gdui.labeling.features import FeatureStore, encode_source
 from gdui.labeling.images import Transform, batches, open_source
+
+DEVICES = ("cpu", "cuda")
 
 Matrix = npt.NDArray[np.float32]
 
@@ -66,8 +69,18 @@ def compare(bench: Bench, size: str, heap: Path, model: torch.nn.Module, encoder
         "gdui": lambda: [batch.ids for batch in batches(source.shards, Transform(), 32, workers=bench.threads)],
         "Pillow and torchvision": lambda: [brought(Image.open(path).convert("RGB")) for path in heap.iterdir()],
     }
+
+    def all_decoded(results: Mapping[str, Any]) -> None:
+        assert sum(map(len, results["gdui"])) == len(results["Pillow and torchvision"]) == count
+
     bench.compare(
-        f"decode {size}", decoding, peers=["Pillow and torchvision"], repeats=repeats, work=count, unit="images/s"
+        f"decode {size}",
+        decoding,
+        agree=all_decoded,
+        peers=["Pillow and torchvision"],
+        repeats=repeats,
+        work=count,
+        unit="images/s",
     )
 
 

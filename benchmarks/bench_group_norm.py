@@ -10,6 +10,8 @@ from torch import Tensor
 from benchmarks.harness import Bench
 from gdui import ops
 
+DEVICES = ("cpu", "cuda")
+
 SIZES = [(32, 128, 32), (32, 256, 16), (32, 256, 8), (8, 128, 64)]
 QUICK = [(8, 128, 16)]
 GROUPS = 32

@@ -11,6 +11,8 @@ from torch import Tensor
 from benchmarks.harness import Bench
 from gdui import ops
 
+DEVICES = ("cpu", "cuda")
+
 SIZES = [(256, 65536, 128), (256, 16384, 128), (64, 65536, 128)]
 QUICK = [(64, 8192, 128)]
 TEMPERATURE = 0.2

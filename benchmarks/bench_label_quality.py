@@ -23,6 +23,8 @@ from gdui.labeling.neighbors import kmeans, neighbors
 from gdui.labeling.opinions import class_embeddings
 from gdui.labels import Labels
 
+DEVICES = ("cpu",)
+
 FLIPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 

@@ -12,6 +12,8 @@ from benchmarks.harness import Bench
 from gdui.labeling.labeler import Labeler
 from gdui.labels import Labels
 
+DEVICES = ("cpu",)
+
 CLASSES, DIMENSIONS = 100, 512
 LABEL_SPREADING_MANAGES = 20_000  # its graph is fast enough beyond, but its memory is not
 FLIPPED = 0.25

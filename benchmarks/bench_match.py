@@ -11,6 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from benchmarks.harness import Bench, Way
 from gdui.labeling.match import stable_match
 
+DEVICES = ("cpu",)
+
 Table = npt.NDArray[np.float32]
 PEERS = ("numpy, Gale-Shapley", "scipy, best total", "lap, best total", "matching")
 SLOW = 10_000  # the size from which the peers run once
@@ -97,4 +99,9 @@ def run(bench: Bench) -> None:
         "lap, best total": lambda: lap.lapjv(alike.max() - alike, return_cost=False)[0],
         "limit: every row sorted": lambda: sorted_rows(alike),
     }
-    bench.compare(f"K={k}, one mind", found, peers=["lap, best total"], limits=["limit: every row sorted"])
+
+    def one_mind_agrees(results: Mapping[str, Any]) -> None:
+        agree({**results, "numpy, Gale-Shapley": gale_shapley(alike)})
+
+    limits = ["limit: every row sorted"]
+    bench.compare(f"K={k}, one mind", found, agree=one_mind_agrees, peers=["lap, best total"], limits=limits)

@@ -10,6 +10,8 @@ import torch
 from benchmarks.harness import Bench, Way
 from gdui.labeling.refine import refine, sweep
 
+DEVICES = ("cpu",)
+
 Array = npt.NDArray[Any]
 
 
@@ -44,8 +46,8 @@ def run(bench: Bench) -> None:
         opinion = np.where(rng.random(n) < 0.9, cluster, rng.integers(0, k, n))
         arrays = (cluster, confidence, opinion, name)
         tensors = [torch.from_numpy(array) for array in arrays[:3]]
-        sigmas = [float(step) / 100 for step in range(0, 101, 10 if n > 1_000_000 else 1)]
-        every = 101 / len(sigmas)
+        every = 10 if n > 1_000_000 else 1
+        sigmas = [step / 100 for step in range(0, 101, every)]
 
         def read_and_write(tensors: list[torch.Tensor] = tensors) -> list[torch.Tensor]:
             return [tensor.clone() for tensor in tensors]
@@ -62,7 +64,7 @@ def run(bench: Bench) -> None:
             "limit: one read and write": read_and_write,
         }
 
-        def sweeps_agree(results: Mapping[str, Any], step: int = round(every), count: int = len(sigmas)) -> None:
+        def sweeps_agree(results: Mapping[str, Any], step: int = every, count: int = len(sigmas)) -> None:
             np.testing.assert_array_equal(
                 results["gdui, 101 thresholds"].changed[::step], results[f"numpy, {count} thresholds"]
             )

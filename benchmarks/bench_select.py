@@ -10,6 +10,8 @@ import torch
 from benchmarks.harness import Bench, Way
 from gdui.labeling.select import most_confident, priority_table
 
+DEVICES = ("cpu",)
+
 CLUSTERS, WANTED = 100, 100
 
 

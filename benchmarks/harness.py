@@ -10,7 +10,7 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
@@ -78,7 +78,7 @@ class Bench:
         size: str,
         ways: Mapping[str, Way],
         *,
-        agree: Callable[[Mapping[str, Any]], None] | None = None,
+        agree: Callable[[Mapping[str, Any]], None],
         peers: Iterable[str] = (),
         limits: Iterable[str] = (),
         repeats: int | None = None,
@@ -92,11 +92,10 @@ class Bench:
         """
         results, peaks = {}, {}
         for name, way in ways.items():
-            with peak_memory() as peak:
+            with peak_memory() if self.device == "cpu" else gpu_peak_memory() as peak:
                 results[name] = way()
             peaks[name] = peak[0]
-        if agree is not None:
-            agree(results)
+        agree(results)
         results.clear()
         times = self._times(ways, repeats)
         peers, limits = set(peers), set(limits)
@@ -161,7 +160,7 @@ def quantiles(values: list[float]) -> tuple[float, float, float]:
 
 
 @contextmanager
-def peak_memory() -> Iterable[list[float]]:  # type: ignore[misc]
+def peak_memory() -> Iterator[list[float]]:
     """The most resident memory above the start, in bytes, sampled each millisecond."""
     process = psutil.Process()
     gc.collect()
@@ -180,6 +179,20 @@ def peak_memory() -> Iterable[list[float]]:  # type: ignore[misc]
         done.set()
         watcher.join()
         peak[0] = max(peak[0], process.memory_info().rss - start)
+
+
+@contextmanager
+def gpu_peak_memory() -> Iterator[list[float]]:
+    """The most memory of the GPU that PyTorch held above the start, in bytes."""
+    import torch
+
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    start = torch.cuda.memory_allocated()
+    peak = [0.0]
+    yield peak
+    torch.cuda.synchronize()
+    peak[0] = float(torch.cuda.max_memory_allocated() - start)
 
 
 def set_threads(threads: int) -> None:

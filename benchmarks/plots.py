@@ -8,6 +8,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.harness import RESULTS, Row, read_rows
+from benchmarks.report import headlines
 
 COLOURS = {"ours": "#0b7a75", "peer": "#9aa5b1", "limit": "#d1495b"}
 STYLE = {
@@ -23,15 +24,10 @@ STYLE = {
 }
 
 
-def largest_group(rows: list[Row]) -> list[Row]:
-    """The times of the last size on the most threads, fastest first."""
-    timed = [row for row in rows if row.metric == "time"]
-    if not timed:
-        return []
-    threads = max(row.threads for row in timed)
-    size = [row.size for row in timed if row.threads == threads][-1]
-    chosen = [row for row in timed if row.threads == threads and row.size == size]
-    return sorted(chosen, key=lambda row: row.p50)
+def chosen_group(rows: list[Row]) -> list[Row]:
+    """The times of the first headline, fastest first."""
+    found = headlines([row for row in rows if row.metric == "time"])
+    return sorted(found[0], key=lambda row: row.p50) if found else []
 
 
 def bars(rows: list[Row], path: Path) -> None:
@@ -57,5 +53,5 @@ def draw(folder: Path) -> None:
     """Writes bench_<component>.svg for every component that has times."""
     folder.mkdir(parents=True, exist_ok=True)
     for csv in sorted(RESULTS.glob("*.csv")):
-        if rows := largest_group(read_rows(csv.stem)):
+        if rows := chosen_group(read_rows(csv.stem)):
             bars(rows, folder / f"bench_{csv.stem}.svg")

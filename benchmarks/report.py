@@ -87,38 +87,48 @@ def section(component: str) -> str:
     parts = [f"## {component.replace('_', ' ')}"]
     for (device, size, threads), together in groups(row for row in rows if row.metric != "accuracy").items():
         plural = "s" if threads > 1 else ""
-        parts += [f"### {size} ({device}, {threads} thread{plural})", time_table(together)]
+        parts += [f"### {readable(size)} ({device}, {threads} thread{plural})", time_table(together)]
     if quality := [row for row in rows if row.metric == "accuracy"]:
         parts.append(value_table(quality))
     return "\n\n".join(parts)
 
 
-def speed_line(component: str) -> list[str] | None:
-    """The headline of one component: its last size on all threads, beside the best peer and the limit."""
-    timed = [row for row in read_rows(component) if row.metric == "time"]
-    together = [rows for rows in groups(timed).values() if any(row.provider == OURS for row in rows)]
-    if not together:
-        return None
-    rows = max(together, key=lambda rows: rows[0].threads * 10_000 + together.index(rows))
-    times = by_metric(rows, "time")
-    ours = times[OURS]
-    peers = [row for row in rows if row.role == "peer"]
-    limits = [row for row in rows if row.role == "limit"]
-    best = min(peers, key=lambda row: row.p50, default=None)
-    bound = max(limits, key=lambda row: row.p50, default=None)
-    return [
-        component.replace("_", " "),
-        ours.size,
-        best.provider if best else "",
-        f"{best.p50 / ours.p50:.1f}" if best else "",
-        f"{100 * bound.p50 / ours.p50:.0f}% of {bound.provider}" if bound else "",
-    ]
+def variant(size: str) -> str:
+    """What a size says besides numbers: "K=5000, one mind" is "one mind"."""
+    return ", ".join(part for part in size.split(", ") if "=" not in part and not part[0].isdigit())
+
+
+def readable(size: str) -> str:
+    """A size whose long numbers have commas."""
+    return re.sub(r"\d{4,}", lambda found: f"{int(found[0]):,}", size)
+
+
+def headlines(rows: list[Row]) -> list[list[Row]]:
+    """On the most threads, the last size of each variant in which ours has a peer."""
+    most = max((row.threads for row in rows), default=0)
+    found: dict[str, list[Row]] = {}
+    for (_, size, threads), together in groups(rows).items():
+        roles = {row.role for row in together}
+        if threads == most and {"ours", "peer"} <= roles:
+            found[variant(size)] = together
+    return list(found.values())
+
+
+def speed_line(rows: list[Row]) -> list[str]:
+    """Ours beside the best peer, and how much of the limit that is."""
+    ours = min((row for row in rows if row.provider.startswith(OURS)), key=lambda row: row.p50)
+    best = min((row for row in rows if row.role == "peer"), key=lambda row: row.p50)
+    bound = max((row for row in rows if row.role == "limit"), key=lambda row: row.p50, default=None)
+    share = f"{100 * bound.p50 / ours.p50:.0f}% of {bound.provider.removeprefix('limit: ')}" if bound else ""
+    task = f"{ours.component.replace('_', ' ')}: {readable(ours.size)}"
+    return [task, best.provider, f"{best.p50 / ours.p50:.1f}", share]
 
 
 def speed_table() -> str:
-    """One line a component."""
-    lines = [line for component in components() if (line := speed_line(component))]
-    return markdown(["", "size", "best peer", "times as fast", "of the limit"], lines)
+    """A line for each kind of task."""
+    timed = ([row for row in read_rows(name) if row.metric == "time" and row.device] for name in components())
+    lines = [speed_line(rows) for timed_rows in timed for rows in headlines(timed_rows)]
+    return markdown(["", "best peer", "times as fast", "of the limit"], lines)
 
 
 def quality_table() -> str:

@@ -39,6 +39,9 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     for component in options.component or components():
         module = importlib.import_module(f"benchmarks.bench_{component}")
+        if options.device not in module.DEVICES:
+            print(f"{component}: skipped, it knows only {', '.join(module.DEVICES)}")
+            continue
         for threads in options.threads or ([cores] if options.quick else sorted({1, cores})):
             set_threads(threads)
             bench = Bench(component, threads, options.quick, options.device)

@@ -2,32 +2,52 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["array", "class_names", "in_range", "indices", "one_of", "same_length", "thread_count", "whole"]
+__all__ = [
+    "array",
+    "class_names",
+    "columns",
+    "in_range",
+    "indices",
+    "on_gpu",
+    "one_of",
+    "same_length",
+    "thread_count",
+    "whole",
+]
+
+MOST_CLUSTERS = 1 << 24
+MOST_THREADS = 1 << 16
+CUDA = 2  # DLPack's number for it
+EXACT = 1 << 53  # float64 holds every whole number up to here
 
 
 def array(
     name: str, value: npt.ArrayLike, ndim: int, *, finite: bool = True, length: int | None = None
 ) -> npt.NDArray[np.floating]:
     """`value` as a real array of `ndim` axes in float16, float32 or float64; a copy only where the type must change."""
-    try:
-        out = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array of {ndim} axes: {error}") from None
+    out = _native(name, value, ndim)
     if out.dtype.kind in "biu":
-        out = out.astype(np.float32 if out.dtype.itemsize <= 2 else np.float64)
+        out = _as_floats(name, out)
     if out.dtype not in (np.float16, np.float32, np.float64):
         raise TypeError(f"{name} must be real numbers (float16, float32 or float64), not {out.dtype}")
     if out.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} axes, not {out.ndim} (its shape is {out.shape})")
+        raise ValueError(f"{name} must have {_axes(ndim)}, not {out.ndim} (its shape is {out.shape})")
     if length is not None and len(out) != length:
         raise ValueError(f"{name} must have {length} rows, not {len(out)}")
     if finite and out.size and not np.isfinite([out.min(), out.max()]).all():
         raise ValueError(f"{name} holds NaN or infinity; only finite numbers can be ranked")
     return out
+
+
+def columns(name: str, value: npt.NDArray[np.generic], wanted: int, why: str) -> None:
+    """Refuses `value` [n, d] unless d is `wanted`; `why` ends the sentence."""
+    if value.ndim != 2 or value.shape[1] != wanted:
+        raise ValueError(f"{name} must be [n, {wanted}], {why}, not {list(value.shape)}")
 
 
 def indices(
@@ -36,19 +56,18 @@ def indices(
     upper: int | None = None,
     *,
     length: int | None = None,
+    ndim: int = 1,
     lowest: int = 0,
     ranged: bool = True,
 ) -> npt.NDArray[np.integer]:
-    """`value` as a vector of integers in [lowest, upper); without `ranged` who reads them must look at the range."""
-    out = np.asarray(value)
+    """`value` as integers in [lowest, upper), one axis of them; without `ranged` who reads them looks at the range."""
+    out = _native(name, value, ndim)
     if out.size == 0 and out.dtype.kind == "f":
         out = out.astype(np.int64)
     if out.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, not {out.dtype}")
-    if not out.dtype.isnative:
-        out = out.astype(out.dtype.newbyteorder("="))
-    if out.ndim != 1:
-        raise ValueError(f"{name} must have 1 axis, not {out.ndim} (its shape is {out.shape})")
+    if out.ndim != ndim:
+        raise ValueError(f"{name} must have {_axes(ndim)}, not {out.ndim} (its shape is {out.shape})")
     if length is not None and len(out) != length:
         raise ValueError(f"{name} must have {length} entries, not {len(out)}")
     if not ranged:
@@ -58,6 +77,40 @@ def indices(
     if out.size and upper is not None and int(out.max()) >= upper:
         raise ValueError(f"{name} must be below {upper}, but holds {int(out.max())}")
     return out
+
+
+def on_gpu(value: Any) -> bool:
+    """Whether `value` is an array in a CUDA device's memory."""
+    device = getattr(value, "__dlpack_device__", None)
+    return device is not None and int(device()[0]) == CUDA
+
+
+def _native(name: str, value: npt.ArrayLike, ndim: int) -> npt.NDArray[Any]:
+    """`value` as an array in this machine's byte order."""
+    if on_gpu(value):
+        raise TypeError(f"{name} is on a GPU: copy it to the CPU first")
+    try:
+        out = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of {_axes(ndim)}: {error}") from None
+    return out if out.dtype.isnative else out.astype(out.dtype.newbyteorder("="))
+
+
+def _as_floats(name: str, whole_numbers: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+    """The same numbers as floats, or a refusal where a float would be another number."""
+    out: npt.NDArray[np.floating] = whole_numbers.astype(
+        np.float32 if whole_numbers.dtype.itemsize <= 2 else np.float64
+    )
+    if out.dtype == np.float64 and out.size and max(-int(whole_numbers.min()), int(whole_numbers.max())) > EXACT:
+        with np.errstate(invalid="ignore"):
+            changed = out.astype(whole_numbers.dtype) != whole_numbers
+        if changed.any():
+            raise ValueError(f"{name} holds {whole_numbers[changed][0]}, which float64 cannot tell from its neighbours")
+    return out
+
+
+def _axes(ndim: int) -> str:
+    return "1 axis" if ndim == 1 else f"{ndim} axes"
 
 
 def whole(name: str, value: int, lowest: int, highest: int | None = None) -> int:
@@ -119,9 +172,7 @@ def thread_count(threads: int | None = None) -> int:
         given = os.environ.get("GDUI_THREADS")
         if given is None:
             return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if not given.isdigit():
+        if not (given.isascii() and given.isdigit()):
             raise ValueError(f"{source} must be a whole number of at least 1, not {given!r}")
         threads = int(given)
-    if threads < 1:
-        raise ValueError(f"{source} must be at least 1, not {threads}")
-    return threads
+    return whole(source, threads, 1, MOST_THREADS)

@@ -1,8 +1,6 @@
-"""Every decision of the labelling, one frozen dataclass a stage, with its reason; presets, overrides and a hash."""
+"""Every decision of the labelling, one frozen dataclass a stage, with its reason, presets and overrides."""
 
 import dataclasses
-import hashlib
-import json
 import types
 import typing
 from collections.abc import Mapping
@@ -12,6 +10,7 @@ from typing import Any, Self
 from gdui import checks
 
 __all__ = [
+    "METHODS",
     "ClusterConfig",
     "Config",
     "EncodeConfig",
@@ -22,6 +21,7 @@ __all__ = [
     "RefineConfig",
 ]
 
+METHODS = ("auto", "exact", "faiss-flat", "faiss-ivf", "faiss-hnsw", "faiss-gpu")
 PRESETS = ("paper", "default")
 
 
@@ -31,7 +31,8 @@ class EncodeConfig:
 
     encoder: what open_clip, a file or the package's own weights go by; None where features and opinions are handed in.
     templates: sentences around a class name, averaged; none means the encoder's own choice.
-    batch: one fixed shape, so that a compiled encoder compiles once. It can't change a label.
+    batch: one fixed shape, so that a compiled encoder compiles once, and a vector does not depend on how many images it
+        came with. Another batch may change the last bits of some encoders' vectors.
     """
 
     encoder: str | None = None
@@ -58,6 +59,7 @@ class NeighborsConfig:
 
     def __post_init__(self) -> None:
         checks.in_range("neighbors.consistency", self.consistency, 1, 2048)
+        checks.one_of("neighbors.method", self.method, METHODS)
 
 
 @dataclass(frozen=True)
@@ -231,9 +233,11 @@ class Config:
         return config.override(overrides)
 
     def override(self, changes: Mapping[str, Any]) -> Self:
-        """A copy in which the fields of these dotted names have these values."""
+        """A copy in which the fields of these dotted names have these values; the preset stays."""
         config = self
         for name, value in changes.items():
+            if name == "preset":
+                raise ValueError("preset can't be changed afterwards, as it sets other fields: begin with Config.named")
             stage, _, inner = name.partition(".")
             known = [f.name for f in dataclasses.fields(config)]
             if stage not in known:
@@ -278,11 +282,6 @@ class Config:
                 {f"{name}.{inner}": v for inner, v in value.items()} if isinstance(value, Mapping) else {name: value}
             )
         return cls.named(flat.pop("preset", "default"), **flat)
-
-    @property
-    def digest(self) -> str:
-        """A hash of every setting: equal for equal configurations, in every process."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _replaced(stage: Any, name: str, inner: str, value: Any) -> Any:

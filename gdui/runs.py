@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -39,8 +39,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 class Run:
     """A run folder, held by one process at a time; use it in a `with` block.
 
-    Settings are plain values, nested at most one level. Once something is done, other settings are refused, unless
-    those that differ are named in `free`: they can't change a result. A stage that is `done` leaves its facts behind.
+    Settings are plain values, nested at most one level. Once something is done, other settings are refused. A stage
+    that is `done` leaves its facts behind.
     """
 
     def __init__(
@@ -49,13 +49,11 @@ class Run:
         settings: Mapping[str, Any],
         *,
         mode: str = "continue",
-        free: Collection[str] = (),
     ) -> None:
         """Opens or makes the folder; `mode` "overwrite" empties one that was begun before."""
         checks.one_of("mode", mode, ("continue", "overwrite"))
         self.path = Path(path)
         self.settings = dict(settings)
-        self._free = frozenset(free)
         self._manifest: dict[str, Any] = {}
         self._lock = _hold(self.path)
         try:
@@ -120,8 +118,7 @@ class Run:
         return {"gdui": __version__, "configuration": self._digest(), "settings": self.settings, "stages": {}}
 
     def _digest(self) -> str:
-        kept = {name: value for name, value in flat(self.settings).items() if name not in self._free}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(flat(self.settings), sort_keys=True).encode()).hexdigest()
 
     def _agree(self) -> None:
         if self._manifest["configuration"] == self._digest():
@@ -129,7 +126,7 @@ class Run:
         before, now = flat(self._manifest["settings"]), flat(self.settings)
         changed = [
             f"  {name}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
-            for name in sorted({*before, *now} - self._free)
+            for name in sorted({*before, *now})
             if before.get(name) != now.get(name)
         ]
         raise ValueError(

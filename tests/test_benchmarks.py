@@ -1,12 +1,14 @@
 """The harness refuses to time what disagrees, and the documents say what the rows say."""
 
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import harness, report
+from benchmarks import harness, report, run
 from benchmarks.harness import Bench
 
 
@@ -27,7 +29,7 @@ def test_disagreement_stops_the_benchmark_before_timing() -> None:
 def test_a_row_holds_order_roles_and_rate() -> None:
     bench = Bench("toy", threads=1, quick=True)
     ways = {"gdui": lambda: time.sleep(0.002), "slow": lambda: time.sleep(0.02)}
-    medians = bench.compare("n=1", ways, peers=["slow"], work=10.0)
+    medians = bench.compare("n=1", ways, agree=lambda _: None, peers=["slow"], work=10.0)
     assert medians["slow"] > 3 * medians["gdui"]
     rate = next(row for row in bench.rows if row.metric == "rate" and row.provider == "slow")
     assert rate.role == "peer"
@@ -41,6 +43,24 @@ def test_peak_memory_sees_what_was_freed_again() -> None:
         time.sleep(0.01)
         del block
     assert 40e6 < peak[0] < 150e6
+
+
+def test_memory_on_a_gpu_is_what_pytorch_held_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 100)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 350)
+    with harness.gpu_peak_memory() as peak:
+        pass
+    assert peak == [250.0]
+
+
+def test_a_component_that_knows_only_the_cpu_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "match", "--device", "cuda", "--quick"])
+    run.main()
+    assert capsys.readouterr().out == "match: skipped, it knows only cpu\n"
 
 
 def test_a_new_run_replaces_rows_of_the_same_key_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

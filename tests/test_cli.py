@@ -1,8 +1,11 @@
 """The command line: what it leaves in a run folder, how it goes on after a kill, and one clear line a mistake."""
 
+import argparse
 import io
 import json
+import logging
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -21,7 +25,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gdui import cli
+from gdui.cli.labeling import _configuration
 from gdui.cli.progress import Progress
+from gdui.config import Config
 from gdui.labels import Labels
 from gdui.runs import Run, read_manifest
 
@@ -113,6 +119,7 @@ def test_json_is_all_there_is_on_stdout(gdui: Cli, photos: Path, names: Path, en
     found = json.loads(out)
     assert found["images"] == sum(found["classes"].values()) + found["abstained"] == COUNT
     assert found["quarantined"] == 0
+    assert found["classes_without_cluster"] == []
     assert found["ledger"]["encode"]["images"] == COUNT
     assert found["bottleneck"] in found["ledger"]
     assert Path(found["labels"]).is_file()
@@ -128,6 +135,15 @@ def test_settings_come_from_file_and_line(gdui: Cli, photos: Path, names: Path, 
     assert settings["graph"]["neighbors"] == 5
 
 
+@pytest.mark.parametrize("way", [("--set", "preset=paper"), ("--preset", "paper"), ("--config", "paper.toml")])
+def test_a_preset_brings_its_settings_however_it_is_given(tmp_path: Path, way: tuple[str, str]) -> None:
+    (tmp_path / "paper.toml").write_text('preset = "paper"\nseed = 3\n')
+    given = {"preset": None, "set": ["seed=3"], "config": None, "encoder": None}
+    value = tmp_path / way[1] if way[0] == "--config" else way[1]
+    given |= {way[0].removeprefix("--"): ["seed=3", value] if way[0] == "--set" else value}
+    assert _configuration(argparse.Namespace(**given)) == Config.named("paper", seed=3)
+
+
 def test_other_settings_are_refused_with_the_difference(
     gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path
 ) -> None:
@@ -137,7 +153,7 @@ def test_other_settings_are_refused_with_the_difference(
     assert (code, out) == (1, "")
     assert "was begun with other settings" in err
     assert "  seed: 0 -> 5\n" in err
-    assert gdui(*command, "--set", "encode.batch=7")[0] == 0
+    assert "  encode.batch: 64 -> 7\n" in gdui(*command, "--set", "encode.batch=7")[2]
     assert gdui(*command, "--set", "seed=5", "--mode", "overwrite")[0] == 0
 
 
@@ -215,6 +231,77 @@ def test_ready_features_and_opinions_need_no_encoder(
     code, out, _ = gdui("relabel", tmp_path / "run", "--classes", names, "--opinions", tmp_path / "opinions.npy")
     assert code == 0
     assert "60 of 60 labels changed" in out
+
+
+def test_relabel_asks_for_the_opinions_of_other_classes(
+    gdui: Cli, names: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    np.save(tmp_path / "features.npy", rng.standard_normal((30, 8)).astype(np.float32))
+    np.save(tmp_path / "opinions.npy", rng.random((30, 3)).astype(np.float32))
+    ready = (tmp_path / "features.npy", "--features", "--opinions", tmp_path / "opinions.npy")
+    assert gdui("label", *ready, "--classes", names, "--out", tmp_path / "run")[0] == 0
+    code, _, err = gdui("relabel", tmp_path / "run", "--classes", names)
+    assert code == 1
+    assert "give --opinions for the new classes, or label again with --encoder" in err
+
+
+def test_only_a_labelled_run_can_be_taken_up(
+    gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path
+) -> None:
+    run, predicted, other = tmp_path / "run", tmp_path / "predicted", tmp_path / "demo"
+    assert gdui("label", photos, "--classes", names, "--out", run, "--encoder", encoder)[0] == 0
+    assert gdui("predict", run, photos, "--out", predicted)[0] == 0
+    with Run(other, Config().to_dict()) as kept:
+        kept.finish("label")
+    for folder in (predicted, other):
+        for command in (("relabel", folder, "--classes", names), ("predict", folder, photos)):
+            code, _, err = gdui(*command)
+            assert code == 1
+            assert err.startswith(f"gdui: error: {folder} was not made by gdui label")
+
+
+def test_predict_refuses_an_encoder_that_has_changed(
+    gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path
+) -> None:
+    source = Path(encoder.removeprefix("local-dir:"))
+    copy = tmp_path / "clip"
+    shutil.copytree(source, copy)
+    assert (
+        gdui("label", photos, "--classes", names, "--out", tmp_path / "run", "--encoder", f"local-dir:{copy}")[0] == 0
+    )
+    assert Labels.from_run(tmp_path / "run").facts.encoder_hash
+    torch.manual_seed(1)
+    save_file(open_clip.CLIP(**MODEL).state_dict(), copy / "open_clip_model.safetensors")
+    code, _, err = gdui("predict", tmp_path / "run", photos)
+    assert code == 1
+    assert "is not the one that the other features come from" in err
+
+
+def test_files_that_are_no_images_are_counted_and_logged(
+    gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path
+) -> None:
+    heap = tmp_path / "heap"
+    shutil.copytree(photos, heap)
+    for at in range(5):
+        (heap / f"IMG_{at}.HEIC").touch()
+    command = ("label", heap, "--classes", names, "--out", tmp_path / "run", "--encoder", encoder)
+    _, out, _ = gdui(*command)
+    assert "left out 5 files that are no images: IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC, ...\n" in out
+    assert json.loads(gdui(*command, "--json")[1])["left_out"] == 5
+    assert "INFO neighbors: " in (tmp_path / "run" / "log").read_text()
+    assert logging.getLogger("gdui").level == logging.NOTSET
+
+
+def test_a_source_without_images_says_so(gdui: Cli, names: Path, encoder: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with tarfile.open(tmp_path / "notes.tar", "w") as archive:
+        archive.add(tmp_path / "notes.txt", "notes.txt")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "none.parquet")
+    for name in ("notes.tar", "none.parquet"):
+        out = tmp_path / f"run-{name}"
+        code, _, err = gdui("label", tmp_path / name, "--classes", names, "--out", out, "--encoder", encoder)
+        assert code == 1
+        assert err.endswith(f"{name}' holds no images\n")
 
 
 def test_unreadable_images_are_counted_and_named(

@@ -15,7 +15,7 @@ from torch import nn
 
 from gdui.labeling.encoders import Encoder, clip_encoder, load_encoder
 from gdui.labeling.images import Transform
-from gdui.labeling.opinions import TEMPLATES, as_probabilities, class_embeddings, zero_shot
+from gdui.labeling.opinions import TEMPLATES, class_embeddings, zero_shot
 
 SMALL = Transform(size=32)
 CONFIG = {
@@ -246,16 +246,3 @@ def test_zero_shot_is_a_softmax_of_scaled_cosines(rng: np.random.Generator) -> N
     wanted /= wanted.sum(axis=1, keepdims=True)
     got = zero_shot(features.astype(np.float32), texts.astype(np.float32), 20.0)
     assert np.allclose(got, wanted, atol=1e-5)
-
-
-def test_own_scores_become_probabilities() -> None:
-    probabilities = np.array([[0.25, 0.75], [1.0, 0.0]])
-    assert np.array_equal(as_probabilities(probabilities, 2, 2), probabilities)
-    assert np.allclose(as_probabilities([[0.0, np.log(3)]], 1, 2), [[0.25, 0.75]])
-    assert as_probabilities(np.empty((0, 2)), 0, 2).shape == (0, 2)
-    with pytest.raises(ValueError, match="opinions must have 3 columns, one a class, not 2"):
-        as_probabilities(probabilities, 2, 3)
-    with pytest.raises(ValueError, match="opinions must have 5 rows, not 2"):
-        as_probabilities(probabilities, 5, 2)
-    with pytest.raises(ValueError, match="NaN or infinity"):
-        as_probabilities([[np.nan, 0.0]], 1, 2)

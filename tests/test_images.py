@@ -245,13 +245,47 @@ def test_a_folder_gives_every_file_an_image_or_a_reason(heap: Path) -> None:
         "bomb.png": "decompression bomb: more than 178,956,970 pixels",
         "cut.jpg": rejected["cut.jpg"],
         "dangling.png": "No such file or directory",
-        "deep/loop": "a symbolic link that leads back into its own folders",
+        "deep/loop": "a folder that is read under another name",
         "pipe.png": "not a regular file",
         "text.jpg": "not in an image format that can be read",
         "zero.png": "the file is empty",
     }
     assert "truncated" in rejected["cut.jpg"]
-    assert source.ignored == {".txt": 1}
+    assert source.ignored == ["notes.txt"]
+
+
+def test_a_folder_is_read_once_by_its_own_name(tmp_path: Path) -> None:
+    """Six folders that all link to each other have 6! paths."""
+    root, outside = tmp_path / "heap", tmp_path / "outside"
+    for at in range(6):
+        (root / f"{at}").mkdir(parents=True)
+        picture(seed=at).save(root / f"{at}" / "x.png")
+        for other in range(6):
+            (root / f"{at}" / f"link{other}").symlink_to(root / f"{other}")
+    outside.mkdir()
+    picture(seed=9).save(outside / "y.png")
+    (root / "one").symlink_to(outside)
+    (root / "two").symlink_to(outside)
+    ids, _, rejected = read(open_source(root))
+    assert ids == [*(f"{at}/x.png" for at in range(6)), "one/y.png"]
+    assert set(rejected) == {f"{at}/link{other}" for at in range(6) for other in range(6)} | {"two"}
+
+
+def test_what_cannot_be_looked_at_is_named(heap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (heap / "self.png").symlink_to("self.png")
+    (heap / "self").symlink_to("self")
+    scan = os.scandir
+
+    def scan_or_fail(path: Path) -> Any:
+        if str(path).rstrip("/").endswith("/er"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_or_fail)
+    ids, _, rejected = read(open_source(heap))
+    assert ids == ["a.JPG", "b.png", "noext"]
+    assert {"self", "self.png", "deep/er"} < set(rejected)
+    assert rejected["self"] == "Too many levels of symbolic links"
 
 
 def test_names_that_are_not_unicode_become_ids(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from gdui.labeling.encoders import load_encoder
+from gdui.labeling.features import FeatureStore, encode_source
+from gdui.labeling.images import open_source
 from gdui.labeling.labeler import Labeler
 from gdui.labels import Labels
 
@@ -143,7 +147,7 @@ def test_fewer_clusters_than_classes() -> None:
     assert right(labels, truth) > 0.97
 
 
-@pytest.mark.parametrize("count", [2, 3, 9])
+@pytest.mark.parametrize("count", [4, 5, 9])
 @pytest.mark.parametrize("preset", ["paper", "default"])
 def test_a_handful_of_images(count: int, preset: str) -> None:
     features, opinions, _ = heap(flipped=0)
@@ -172,8 +176,10 @@ def test_every_label_has_its_reason() -> None:
         ({"opinions": None}, "an opinion that is not given needs an encoder"),
         ({"source": "somewhere"}, "either a source of images or their features"),
         ({"features": np.full((600, 2), np.nan, np.float32)}, "features must be finite numbers, but row 0"),
-        ({"features": np.zeros((1, 4)), "opinions": np.zeros((1, 4))}, "at least 2 images are needed"),
+        ({"features": np.zeros((1, 4)), "opinions": np.zeros((1, 4))}, "1 images are fewer than the 4 classes"),
         ({"ids": ["one"]}, "ids must be 600 names"),
+        ({"ids": ["one"] * 600}, "ids must differ, but 600 images have only 1 ids"),
+        ({"features": np.zeros((3, 4)), "opinions": np.zeros((3, 4))}, "3 images are fewer than the 4 classes"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, object], words: str) -> None:
@@ -191,3 +197,69 @@ def test_what_was_not_learned_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "labeler.json").write_text("{")
     with pytest.raises(ValueError, match="holds no labeler that can be read"):
         Labeler.load(tmp_path)
+
+
+@pytest.mark.parametrize("width", [1, 23])
+def test_features_of_another_width_are_refused(width: int) -> None:
+    features, opinions, _ = heap()
+    labeler = Labeler(NAMES).fit(features=features, opinions=opinions)
+    with pytest.raises(ValueError, match=rf"features must be \[n, 24\], .* not \[600, {width}\]"):
+        labeler.predict(features=features[:, :width], opinions=opinions)
+    with pytest.raises(
+        ValueError, match=rf"features must be \[n, 64\], as long as the encoder's texts, not \[600, {width}"
+    ):
+        Labeler(NAMES, "digits").fit(features=features[:, :width])
+
+
+def test_features_of_another_encoder_are_refused(tmp_path: Path) -> None:
+    def halves(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :10] / 2
+
+    pictures = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), np.uint8)
+    kept = {}
+    for name, spec in (("digits", "digits"), ("halves", halves)):
+        encoder = load_encoder(spec, device="cpu", dtype="float32")
+        kept[name] = FeatureStore(tmp_path / name, encoder)
+        encode_source(open_source(pictures), encoder, kept[name])
+    opinions = np.random.default_rng(0).random((8, 4))
+    with pytest.raises(ValueError, match=r"encoder 'digits' .* is not the one"):
+        Labeler(NAMES, "digits").fit(features=tmp_path / "halves")
+    labeler = Labeler(NAMES).fit(features=tmp_path / "digits", opinions=opinions)
+    assert (
+        labeler.predict(features=tmp_path / "digits", opinions=opinions).facts.encoder_hash
+        == kept["digits"].identity["hash"]
+    )
+    with pytest.raises(ValueError, match=r"halves' .* is not the one"):
+        labeler.predict(features=tmp_path / "halves", opinions=opinions)
+
+
+def test_new_images_have_no_estimate_of_those_learned_from() -> None:
+    features, opinions, _ = heap()
+    labeler = Labeler(NAMES).fit(features=features, opinions=opinions)
+    predicted = labeler.predict(features=features[:9], opinions=opinions[:9])
+    assert (predicted.facts.accuracy, predicted.facts.changed) == (None, {})
+    assert "learned from 600 other images" in predicted.summary()
+
+
+def test_an_encoder_without_a_name_is_given_again(tmp_path: Path) -> None:
+    def corner(images: torch.Tensor) -> torch.Tensor:
+        return images[:, :, :4, :4].flatten(1)
+
+    pictures = np.random.default_rng(0).integers(0, 255, (12, 8, 8, 3), np.uint8)
+    opinions = np.random.default_rng(0).random((12, 4))
+    labeler = Labeler(NAMES, corner)
+    labels = labeler.fit_predict(pictures, opinions=opinions)
+    labeler.save(tmp_path)
+    with pytest.raises(ValueError, match=r"callable '.*corner' again: Labeler.load\(path, encoder="):
+        Labeler.load(tmp_path).predict(pictures, opinions=opinions)
+    predicted = Labeler.load(tmp_path, corner).predict(pictures, opinions=opinions)
+    assert predicted.facts.encoder_hash == labels.facts.encoder_hash != ""
+    with pytest.raises(ValueError, match="is not the one that the other features come from"):
+        Labeler.load(tmp_path, lambda images: images.flatten(1)[:, :48] * 2).predict(pictures, opinions=opinions)
+
+
+def test_classes_that_no_cluster_is_left_for_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    features, opinions, _ = heap()
+    labels = Labeler(NAMES, k=2).fit_predict(features=features, opinions=opinions)
+    assert len(labels.nameless) == 2
+    assert f"no cluster is left for {', '.join(labels.nameless)}" in caplog.text

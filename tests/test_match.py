@@ -200,6 +200,11 @@ def test_small_shapes(shape: tuple[int, int]) -> None:
         ({"priority": np.zeros((2, 2)), "capacity": [1]}, ValueError, "capacity must have 2 entries, not 1"),
         ({"priority": np.zeros((2, 2)), "capacity": 0.5}, TypeError, "capacity must be integers"),
         ({"priority": np.zeros((2, 2)), "threads": 0}, ValueError, "threads must be at least 1"),
+        ({"priority": np.zeros((2, 2)), "threads": 2.5}, TypeError, "threads must be a whole number, not float"),
+        ({"priority": [[2**53, 2**53 + 1]]}, ValueError, "priority holds 9007199254740993, which float64 cannot"),
+        ({"priority": [[-(2**53) - 1]]}, ValueError, "priority holds -9007199254740993"),
+        ({"priority": np.array([[2**64 - 1]], np.uint64)}, ValueError, "priority holds 18446744073709551615"),
+        ({"priority": [[1, 2], [3]]}, ValueError, "priority must be an array of 2 axes"),
     ],
 )
 def test_mistakes_are_named(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -211,3 +216,23 @@ def test_a_huge_capacity_is_just_enough_for_all() -> None:
     found = stable_match(np.zeros((3, 2)), capacity=2**62)
     assert found.class_of_cluster.tolist() == [0, 0, 0]
     assert found.gap == 0
+
+
+def test_whole_numbers_that_floats_can_hold_are_taken() -> None:
+    assert stable_match([[2**53 - 1, 2**53]]).class_of_cluster.tolist() == [1]
+    assert stable_match([[2**60, 2**61]]).class_of_cluster.tolist() == [1]
+
+
+def test_the_byte_order_does_not_matter(rng: np.random.Generator) -> None:
+    table = rng.random((6, 5)).astype(np.float32)
+    expected = stable_match(table, tie_break=table).class_of_cluster
+    found = stable_match(table.astype(">f4"), tie_break=table.astype(">f8"), capacity=np.ones(5, ">i2"))
+    np.testing.assert_array_equal(found.class_of_cluster, expected)
+
+
+def test_the_gap_of_many_seats(rng: np.random.Generator) -> None:
+    table = rng.random((3000, 1000), dtype=np.float32)
+    assert stable_match(table, capacity=3000).gap == 0
+    crowded = np.broadcast_to(np.arange(20_000.0) % 2, (20_000, 20_000))[:, :2]
+    with pytest.raises(ValueError, match="capacity gives 38000 seats to 20000 clusters"):
+        _ = stable_match(crowded, capacity=19_000).gap

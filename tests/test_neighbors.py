@@ -146,8 +146,8 @@ def test_consistency_is_the_share_of_like_neighbours() -> None:
     rows, labels = clusters(5000, 30)
     found = consistency(rows, labels, 50)
     every = neighbors(rows, 50, "exact").indices
-    np.testing.assert_array_equal(found, (labels[every] == labels[:, None]).mean(axis=1).astype(np.float32))
-    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, (labels[every] == labels[:, None]).mean(axis=1))
+    assert found.dtype == np.float64
     with_other_names = consistency(rows, 7 - labels, 50)
     np.testing.assert_array_equal(found, with_other_names)
 
@@ -200,8 +200,8 @@ def test_kmeans_of_few_distinct_rows(k: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": 0}, "k must be between 1 and 10, the rows that can be neighbours, not 0"),
-        ({"k": 11}, "k must be between 1 and 10"),
+        ({"k": 0}, "k must be at least 1, not 0"),
+        ({"k": 11}, "k must be between 1 and 10, the rows that can be neighbours, not 11"),
         ({"k": 10, "include_self": False}, "k must be between 1 and 9"),
         ({"features": np.zeros((10, 0))}, "features must have at least 1 column"),
         ({"features": np.zeros(10)}, "features must have 2 axes, not 1"),
@@ -210,12 +210,45 @@ def test_kmeans_of_few_distinct_rows(k: int) -> None:
         ({"queries": np.zeros((3, 4))}, "queries must have 5 columns as features, not 4"),
         ({"method": "faiss-gpu"}, "needs a CUDA device and FAISS for GPUs"),
         ({"threads": 0}, "threads must be at least 1, not 0"),
+        ({"threads": 2**31}, "threads must be at most"),
+        ({"features": np.zeros((0, 2))}, "features must hold more rows"),
+        ({"features": np.ones((1, 2)), "include_self": False}, "features must hold more rows"),
+        ({"features": [[1.0], [1.0, 2.0]]}, "features must be an array of 2 axes"),
+        ({"device": "gpu"}, "device must be 'cpu', 'cuda' or 'cuda:N', not 'gpu'"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, object], message: str) -> None:
     arguments = {"features": np.ones((10, 5), np.float32), "k": 1} | change
     with pytest.raises(ValueError, match=message):
         neighbors(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 1.5}, "k must be a whole number, not float"),
+        ({"threads": 2.5}, "threads must be a whole number, not float"),
+        ({"threads": "2"}, "threads must be a whole number, not str"),
+    ],
+)
+def test_wrong_types_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        neighbors(np.ones((10, 5)), **({"k": 1} | change))  # type: ignore[arg-type]
+
+
+def test_a_device_is_refused_where_nothing_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact.torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="device 'cuda' is for method 'exact', not for 'faiss-flat'"):
+        neighbors(np.ones((10, 5)), 1, "faiss-flat", device="cuda")
+    monkeypatch.setattr(exact.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device 'cuda:1' is not there"):
+        neighbors(np.ones((10, 5)), 1, device="cuda:1")
+
+
+def test_the_byte_order_does_not_matter() -> None:
+    rows, labels = clusters(60, 5)
+    expected = consistency(rows, labels, 5)
+    np.testing.assert_array_equal(consistency(rows.astype(">f4"), labels.astype(">i2"), 5), expected)
 
 
 def test_faiss_on_gpus_has_a_largest_k() -> None:

@@ -209,6 +209,9 @@ GOOD: dict[str, Any] = {"cluster": [0, 1], "confidence": [0.5, 0.5], "opinion": 
         ({"rank_by": [0.0]}, ValueError, "rank_by has 1"),
         ({"rank_by": [0.0, np.inf]}, ValueError, "rank_by holds NaN or infinity"),
         ({"weights": (0, 0)}, ValueError, "weights must not both be 0"),
+        ({"weights": (1,)}, ValueError, r"weights must be two numbers, not \(1,\)"),
+        ({"weights": 0.5}, ValueError, "weights must be two numbers, not 0.5"),
+        ({"weights": (1, 1, 1)}, ValueError, "weights must be two numbers"),
         ({"weights": (-1, 2)}, ValueError, "weights must be between"),
         ({"n": 0}, ValueError, "n must be at least 1, not 0"),
         ({"lambda_top": 1.5}, ValueError, "lambda_top must be between 0 and 1"),
@@ -225,6 +228,32 @@ def test_mistakes_are_named(function: Any, change: dict[str, Any], error: type[E
 def test_a_sweep_over_fewer_classes_than_seen_is_refused() -> None:
     with pytest.raises(ValueError, match="class_of_cluster must be below 1"):
         sweep(**GOOD, n_classes=1)
+
+
+def test_a_sweep_takes_its_own_values_of_sigma(rng: np.random.Generator) -> None:
+    asked = many(rng)
+    sigma = [-np.finfo(float).max, 0.3, 0.3, 0.71, 5.0]
+    found = sweep(*asked, sigma=sigma)
+    np.testing.assert_array_equal(found.sigma, sigma)
+    for at, threshold in enumerate(sigma):
+        label = refine(*asked, sigma=threshold).label_index
+        assert found.changed[at] == (label != asked[3][asked[0]]).sum()
+        np.testing.assert_array_equal(found.class_size[at], np.bincount(label, minlength=found.class_size.shape[1]))
+    assert sweep(*asked, sigma=[]).changed.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "text"),
+    [(0.5, "sigma must have 1 axis, not 0"), ([0.5, 0.4], "sigma must be ascending"), ([np.nan], "sigma holds NaN")],
+)
+def test_wrong_values_of_sigma_are_named(sigma: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        sweep(**GOOD, sigma=sigma)
+
+
+def test_a_sweep_over_too_many_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match="n_classes must be at most 664444 for 101 values of sigma, not 16777216"):
+        sweep([0], [0.5], [2**24 - 1], [0])
 
 
 SHARED_HEADER = Path(_core.__file__).parent / "decide.cuh"
@@ -277,5 +306,16 @@ def test_an_array_on_a_gpu_without_cupy_says_what_to_install() -> None:
     except ImportError:
         with pytest.raises(ImportError, match=r"gdui\[cuda12\]"):
             refine(OnGpu(), [0.5], [0], [0])  # type: ignore[arg-type]
+        with pytest.raises(ImportError, match=r"gdui\[cuda12\]"):
+            refine([0], OnGpu(), [0], [0])  # type: ignore[arg-type]
     else:
         pytest.skip("CuPy is installed")
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_sweep_of_an_array_on_a_gpu_is_refused(at: int) -> None:
+    asked: list[Any] = [[0], [0.5], [0], [0]]
+    asked[at] = OnGpu()
+    name = ("cluster", "confidence", "opinion", "class_of_cluster")[at]
+    with pytest.raises(TypeError, match=f"{name} is on a GPU: copy it to the CPU first"):
+        sweep(*asked)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ def changed(**refine: Any) -> dict[str, Any]:
     return SETTINGS | {"refine": SETTINGS["refine"] | refine}
 
 
-def begin(folder: Path, settings: Any = SETTINGS, free: Sequence[str] = ()) -> None:
+def begin(folder: Path, settings: Any = SETTINGS) -> None:
     """A run in which something is done."""
-    with Run(folder, settings, free=free) as run:
+    with Run(folder, settings) as run:
         run.finish("encode")
 
 
@@ -117,13 +116,6 @@ def test_a_changed_configuration_is_refused_with_the_difference(tmp_path: Path) 
         "  seed: 0 -> (none)",
     ]
     Run(tmp_path, SETTINGS).close()
-
-
-def test_what_cannot_change_a_result_may_differ(tmp_path: Path) -> None:
-    begin(tmp_path, free=["refine.sigma"])
-    Run(tmp_path, changed(sigma=0.25), free=["refine.sigma"]).close()
-    with pytest.raises(ValueError, match="other settings"):
-        Run(tmp_path, changed(unvoted="relabel"), free=["refine.sigma"])
 
 
 def test_where_nothing_is_done_settings_may_change(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_a_schedule_of_one_step_is_finite() -> None:
         (("linear", 0), "steps must be at least 1, not 0"),
         (("linear", 100, "many"), "respacing must be like '250', '10,15,20' or 'ddim25', not 'many'"),
         (("linear", 100, "0"), "not '0'"),
+        (("linear", 100, "²"), "not '²'"),
         (("linear", 100, "ddim3,4"), "not 'ddim3,4'"),
         (("linear", 100, "ddim70"), "no whole stride takes 70 of 100 steps"),
         (("linear", 100, "60,10"), "respacing wants 60 steps of a section of 50"),
@@ -100,3 +101,8 @@ def test_mistakes_are_named(arguments: tuple[str, int, str], message: str) -> No
     with pytest.raises(ValueError) as error:
         Schedule.from_name(*arguments)
     assert message in str(error.value)
+
+
+def test_half_a_step_is_refused() -> None:
+    with pytest.raises(TypeError, match="steps must be a whole number, not float"):
+        Schedule.from_name("linear", 10.5)  # type: ignore[arg-type]

@@ -154,6 +154,7 @@ GOOD = {"cluster": [0, 1], "confidence": [0.5, 0.5], "n": 1}
         ({"cluster": [0, 10**12]}, ValueError, "cluster must be below 16777216"),
         ({"cluster": [0.0, 1.0]}, TypeError, "cluster must be integers, not float64"),
         ({"cluster": [[0, 1]]}, ValueError, "cluster must have 1 axis, not 2"),
+        ({"cluster": [[0], [0, 1]]}, ValueError, "cluster must be an array of 1 axis"),
         ({"cluster": [0]}, ValueError, "equally long: cluster has 1, confidence has 2"),
         ({"confidence": [0.5, np.nan]}, ValueError, "confidence holds NaN"),
         ({"confidence": np.array([0.5, np.inf], np.float16)}, ValueError, "confidence holds NaN or infinity"),
@@ -183,8 +184,9 @@ def test_a_mistake_in_the_middle_of_many_is_found_by_any_number_of_threads(rng: 
     [
         ([[0, 2]], "neighbors must be below 1"),
         ([[0, -1]], "neighbors must be at least 0"),
-        ([0], "neighbors must have the shape"),
+        ([0], "neighbors must have 2 axes, not 1"),
         ([[0], [0]], "neighbors must have the shape"),
+        ([[0], [0, 0]], "neighbors must be an array of 2 axes"),
         (np.zeros((1, 0), int), "neighbors must have the shape"),
     ],
 )
@@ -196,5 +198,16 @@ def test_wrong_neighbors_are_named(neighbors: Any, text: str) -> None:
 def test_wrong_votes_are_named() -> None:
     with pytest.raises(ValueError, match="votes must be below 2"):
         priority_table([0, 2], [0, 1], 2)
-    with pytest.raises(ValueError, match="more than 4294967296 cells"):
+    with pytest.raises(ValueError, match="n_classes must be at most 255 where there are 1048577 clusters, not 1048576"):
         priority_table([0], [1 << 20], 1 << 20)
+    with pytest.raises(ValueError, match="n_classes must be at most 31 where there are 8388609 clusters, not 511"):
+        priority_table([0], [1 << 23], 511)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_byte_order_does_not_matter(order: str) -> None:
+    neighbors, cluster = np.array([[1, 2], [0, 2], [0, 1]], f"{order}i2"), np.array([300, 300, 1], f"{order}i4")
+    np.testing.assert_array_equal(consistency_from_neighbors(neighbors, cluster), [0.5, 0.5, 0])
+    confidence = np.array([0.25, 0.5, 0.75], f"{order}f4")
+    assert chosen(most_confident(np.array([1, 1, 0], f"{order}i8"), confidence, 1)) == [[2], [1]]
+    np.testing.assert_array_equal(reliable(confidence, 0.5), [False, True, True])

@@ -32,6 +32,7 @@ def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the folder of the run")
     parser.add_argument("--encoder", metavar="NAME", help="what turns images and names into features")
     _add_ready(parser)
+    parser.add_argument("--preset", choices=("default", "paper"), help="default labels best, paper follows the text")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML")
     parser.add_argument(
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="one setting; may be repeated"
@@ -155,12 +156,15 @@ def _class_names(path: Path) -> list[str]:
 
 
 def _configuration(arguments: argparse.Namespace) -> "Config":
-    """The file's settings, or the default ones, changed by what the command line says."""
+    """The preset's settings, changed by the file's, and these by what the command line says."""
     from gdui import toml
     from gdui.config import Config
 
-    config = Config.from_dict(toml.read(arguments.config)) if arguments.config else Config()
-    config = config.override(dict(map(toml.parse_override, arguments.set)))
+    written = toml.read(arguments.config) if arguments.config else {}
+    overrides = dict(map(toml.parse_override, arguments.set))
+    chosen = [arguments.preset, overrides.pop("preset", None), written.get("preset"), "default"]
+    preset = next(one for one in chosen if one is not None)
+    config = Config.from_dict({**written, "preset": preset}).override(overrides)
     return config.override({"encode.encoder": arguments.encoder}) if arguments.encoder else config
 
 
@@ -171,6 +175,9 @@ def _report(outcome: "Outcome", *, as_json: bool) -> None:
     print(outcome.labels.summary())
     if outcome.quarantined:
         print(f"{outcome.quarantined:,} images could not be read: {outcome.folder / 'quarantine.parquet'} says why")
+    if outcome.left_out:
+        rest = ", ..." if outcome.left_out > len(outcome.examples) else ""
+        print(f"left out {outcome.left_out:,} files that are no images: {', '.join(outcome.examples)}{rest}")
     if outcome.diff is not None:
         print(outcome.diff)
     print(_ledger(outcome))

@@ -19,7 +19,9 @@ GROUPS = (labeling,)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(format="gdui: %(message)s", level=logging.DEBUG if arguments.debug else logging.WARNING)
+    shown = logging.StreamHandler()
+    shown.setLevel(logging.DEBUG if arguments.debug else logging.WARNING)
+    logging.basicConfig(format="gdui: %(message)s", level=shown.level, handlers=[shown])
     try:
         arguments.command(arguments)
         sys.stdout.flush()

@@ -1,6 +1,7 @@
 """The noise schedule: betas, the steps kept of them, and the table of coefficients that the kernels read."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
@@ -10,10 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gdui.checks import one_of
+from gdui.checks import one_of, whole
 from gdui.kernels.tables import Column
 
 __all__ = ["Schedule"]
+
+COUNT = "0*[1-9][0-9]*"
+RESPACING = f"ddim{COUNT}|{COUNT}(,{COUNT})*"
 
 Vector = npt.NDArray[np.float64]
 
@@ -36,8 +40,7 @@ class Schedule:
             respacing: "250" steps evenly spread, "10,15,20" steps in as many equal sections, or "ddim25" steps at one
                 whole stride; empty for all.
         """
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, not {steps}")
+        steps = whole("steps", steps, 1)
         betas = BETAS[one_of("name", name, list(BETAS))](steps)
         kept = kept_steps(steps, respacing)
         signal = np.cumprod(1 - betas)[kept]
@@ -95,12 +98,11 @@ def kept_steps(steps: int, respacing: str) -> npt.NDArray[np.int64]:
     """The steps that `respacing` keeps, ascending."""
     if not respacing:
         return np.arange(steps)
-    wanted = respacing.removeprefix("ddim")
-    if not all(part.isdigit() and int(part) for part in wanted.split(",")) or (wanted != respacing and "," in wanted):
+    if not re.fullmatch(RESPACING, respacing):
         raise ValueError(f"respacing must be like '250', '10,15,20' or 'ddim25', not {respacing!r}")
-    if wanted != respacing:
-        return whole_stride(steps, int(wanted))
-    sections = [int(part) for part in wanted.split(",")]
+    if respacing.startswith("ddim"):
+        return whole_stride(steps, int(respacing.removeprefix("ddim")))
+    sections = [int(part) for part in respacing.split(",")]
     sizes = [steps // len(sections) + (i < steps % len(sections)) for i in range(len(sections))]
     starts = np.cumsum([0, *sizes[:-1]])
     return np.concatenate([start + spread(size, n) for start, size, n in zip(starts, sizes, sections, strict=True)])

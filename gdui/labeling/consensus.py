@@ -16,7 +16,7 @@ __all__ = ["Consensus", "absent", "balance", "estimated_shares", "information", 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
 
-TRUST = (0.25, 0.5, 0.75, 1.0)
+TRUST = (0.25, 0.5, 0.75, 1.0)  # how far the shares follow their estimate: 0 is equal shares, 1 the estimate
 FLOOR = 1e-9
 RARELY = 0.02  # as often as for the class they name most
 
@@ -27,14 +27,10 @@ class Consensus:
 
     field: how likely each class is for each image, rows summing to 1 [N, C].
     shares: the share of the images each class was brought to [C].
-    trust: how far the shares follow their estimate: 0 is equal shares, 1 the estimate.
-    criterion: trust -> the information (in nats) that the labels then give on both witnesses.
     """
 
     field: Matrix
     shares: Vector
-    trust: float
-    criterion: dict[float, float]
 
 
 def settle(
@@ -47,15 +43,15 @@ def settle(
     classes = field.shape[1]
     estimate = estimated_shares(field)
     estimate[absent(balance(field, _tempered(estimate, 0)).argmax(axis=1), votes, classes)] = 0
-    criterion: dict[float, float] = {}
+    informed: dict[float, float] = {}
     for trust in (0.0, *TRUST):
         label = balance(field, _tempered(estimate, trust)).argmax(axis=1)
         own = np.repeat(label, neighbors.shape[1])
-        criterion[trust] = information(own, label[neighbors.ravel()], classes) + information(label, votes, classes)
-    best = max(TRUST, key=lambda trust: criterion[trust])
-    trust = best if criterion[best] > (1 + gain) * criterion[0.0] else 0.0
+        informed[trust] = information(own, label[neighbors.ravel()], classes) + information(label, votes, classes)
+    best = max(TRUST, key=lambda trust: informed[trust])
+    trust = best if informed[best] > (1 + gain) * informed[0.0] else 0.0
     shares = _tempered(estimate, trust)
-    return Consensus(balance(field, shares), shares, trust, criterion)
+    return Consensus(balance(field, shares), shares)
 
 
 def balance(field: Matrix, shares: Vector, rounds: int = 50) -> Matrix:

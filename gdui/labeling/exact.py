@@ -3,6 +3,7 @@
 A similarity is the float32 nearest to a float64 sum taken in a fixed order, so every road gives the same bytes.
 """
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from gdui import _core, checks
 
-__all__ = ["Neighbors", "nearest", "rank", "unit_rows"]
+__all__ = ["Neighbors", "check_device", "nearest", "rank", "unit_rows"]
 
 LANES = 32
 BLOCK_BYTES = 1 << 28
@@ -51,6 +52,14 @@ def nearest(
         return nearest_by_blocks(rows, queries, k, leave_self_out=leave_self_out, device=device)
     found = _core.nearest(rows, queries, k=k, leave_self_out=leave_self_out, threads=threads, portable=False)
     return Neighbors(*found)
+
+
+def check_device(device: str) -> None:
+    """Refuses a device on which nothing can be multiplied here."""
+    if device != "cpu" and not re.fullmatch("cuda(:[0-9]+)?", device):
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', not {device!r}")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} is not there: PyTorch sees no CUDA device")
 
 
 def rank(rows: Floats, queries: Floats, indices: npt.NDArray[np.integer], threads: int) -> Neighbors:

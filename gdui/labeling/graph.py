@@ -9,7 +9,7 @@ from scipy import sparse
 
 from gdui import checks
 
-__all__ = ["adjacency", "cluster_votes", "diffuse", "modes", "modularity", "one_hot"]
+__all__ = ["adjacency", "cluster_votes", "diffuse", "modes", "modularity"]
 
 Matrix = npt.NDArray[np.float32]
 
@@ -69,14 +69,6 @@ def diffuse(graph: sparse.csr_array, votes: Matrix, *, steps: int = 20, keep: fl
         field = (1 - keep) * (walk @ field) + keep * votes
         field[island] = votes[island]
     return np.asarray(field, np.float32)
-
-
-def one_hot(label: npt.NDArray[np.integer], classes: int) -> Matrix:
-    """Row i holds one vote, for class label[i]; none where it is -1 [N, C]."""
-    votes = np.zeros((len(label), classes), np.float32)
-    rows = np.flatnonzero(label >= 0)
-    votes[rows, label[rows]] = 1
-    return votes
 
 
 def cluster_votes(votes: npt.NDArray[np.integer], cluster: npt.NDArray[np.integer], classes: int) -> Matrix:

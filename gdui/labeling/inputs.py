@@ -6,16 +6,26 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gdui import checks
 from gdui.labeling.features import Features
 from gdui.labeling.opinions import zero_shot
 
-__all__ = ["BLOCK_ROWS", "Images", "Scores", "Texts"]
+__all__ = ["BLOCK_ROWS", "Images", "Scores", "Texts", "same_encoder"]
 
 Matrix = npt.NDArray[np.float32]
 
 BLOCK_ROWS = 65_536
+
+
+def same_encoder(name: str, found: str, wanted: str) -> None:
+    """Refuses the encoder `name` of hash `found` beside features of hash `wanted`; "" is a hash nobody knows."""
+    if found and wanted and found != wanted:
+        raise ValueError(
+            f"encoder {name!r} (hash {found[:12]}) is not the one that the other features come from "
+            f"(hash {wanted[:12]}): their vectors can't be compared, so use one encoder"
+        )
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,7 @@ class Texts:
 
     def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:  # noqa: ARG002 - as Scores
         """Probabilities [n, C]."""
+        checks.columns("features", features, self.vectors.shape[1], "as long as the encoder's texts")
         norm = np.linalg.norm(features, axis=1, keepdims=True)
         return np.asarray(zero_shot(features / np.maximum(norm, 1e-12), self.vectors, self.scale), np.float32)
 
@@ -60,10 +71,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Images:
-    """N images as features and opinions."""
+    """N images as features and opinions; `encoder_hash` tells the encoder they come from, "" where nobody knows."""
 
     features: Features
     opinion: Texts | Scores
+    encoder_hash: str = ""
+
+    def __post_init__(self) -> None:
+        distinct = len(pc.unique(self.ids))
+        if distinct < len(self):
+            raise ValueError(f"ids must differ, but {len(self)} images have only {distinct} ids")
 
     def __len__(self) -> int:
         return len(self.features)

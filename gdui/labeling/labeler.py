@@ -17,7 +17,7 @@ from gdui.labeling.cluster import Assignment, Centroids, Heads, assign, fit_cent
 from gdui.labeling.encoders import load_encoder
 from gdui.labeling.features import Features, FeatureStore, encode_source, load_features
 from gdui.labeling.images import open_source
-from gdui.labeling.inputs import Images, Scores, Texts
+from gdui.labeling.inputs import Images, Scores, Texts, same_encoder
 from gdui.labeling.learned import RULE, Decision, Learned, calibrated, confidences, overruled
 from gdui.labeling.neighbors import neighbors
 from gdui.labeling.opinions import TEMPLATES, class_embeddings
@@ -62,6 +62,7 @@ class Labeler:
         self.classes = checks.class_names(classes)
         self.config = Config.named(preset, k=k, seed=seed, **overrides)
         self.encoder = self.config.encode.encoder if encoder is None else encoder
+        self._callable = str(getattr(encoder, "__qualname__", type(encoder).__qualname__)) if callable(encoder) else ""
         self.criterion: dict[int, float] = {}
         self.shares: npt.NDArray[np.float64] | None = None
         self._learned: Learned | None = None
@@ -91,7 +92,8 @@ class Labeler:
     ) -> Labels:
         """Labels new images by what was learned: one pass of matrix products, nothing is clustered or learned again."""
         self._fitted()
-        return self._labels(self._images(source, features, opinions, ids), Clock(progress), None)
+        images = self._images(source, features, opinions, ids, learned_by=self._facts.encoder_hash)
+        return self._labels(images, Clock(progress), None)
 
     def fit_predict(
         self,
@@ -116,16 +118,20 @@ class Labeler:
 
     def save(self, path: str | Path) -> None:
         """Writes what was learned into the folder `path`."""
-        about = {"classes": self.classes, "config": self.config.to_dict(), "encoder": _name(self.encoder)}
+        name = "" if self._callable else _name(self.encoder)
+        about = {"classes": self.classes, "config": self.config.to_dict(), "encoder": name, "callable": self._callable}
         self._fitted().save(Path(path), about | {"facts": self._facts.to_json()})
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """The labeler that `save` wrote."""
+    def load(cls, path: str | Path, encoder: Any = None) -> Self:
+        """The labeler that `save` wrote; an encoder that has no name but is a callable must be given again."""
         learned, about = Learned.load(Path(path))
-        labeler = cls(about["classes"], about["encoder"] or None)
+        labeler = cls(about["classes"], about["encoder"] or None if encoder is None else encoder)
+        labeler._callable = about.get("callable", "")
+        facts = Facts.from_json(about["facts"])
+        same_encoder(_name(encoder), str(getattr(encoder, "hash", "")), facts.encoder_hash)
         labeler.config, labeler._learned = Config.from_dict(about["config"]), learned
-        labeler._facts = Facts.from_json(about["facts"])
+        labeler._facts = facts
         return labeler
 
     def _fitted(self) -> Learned:
@@ -133,30 +139,40 @@ class Labeler:
             raise ValueError("this labeler has learned nothing yet: call fit, or load one that has")
         return self._learned
 
-    def _images(self, source: Any, features: Any, opinions: Any, ids: Sequence[str] | None) -> Images:
+    def _images(
+        self, source: Any, features: Any, opinions: Any, ids: Sequence[str] | None, *, learned_by: str = ""
+    ) -> Images:
+        """What is to be labelled; all of it must come from one encoder, the one that was `learned_by` if known."""
         if (source is None) == (features is None):
             raise ValueError("give either a source of images or their features")
-        found = load_features(self._encoded(source) if features is None else features)
+        found = self._encoded(source, learned_by) if features is None else load_features(features)
+        known = str(found.identity.get("hash", ""))
+        same_encoder(str(found.identity.get("encoder", "")), known, learned_by)
         if ids is not None:
             found = replace(found, ids=load_features(np.empty((len(found), 0)), ids=ids).ids)
         if opinions is not None:
-            return Images(found, Scores.of(opinions, len(found), len(self.classes)))
+            return Images(found, Scores.of(opinions, len(found), len(self.classes)), known)
         encoder = self._loaded_encoder("an opinion that is not given")
+        same_encoder(encoder.name, encoder.hash, known or learned_by)
         templates = self.config.encode.templates or TEMPLATES
-        return Images(found, Texts(class_embeddings(encoder, self.classes, templates=templates), encoder.logit_scale))
+        texts = class_embeddings(encoder, self.classes, templates=templates)
+        return Images(found, Texts(texts, encoder.logit_scale), known or encoder.hash)
 
-    def _encoded(self, source: Any) -> Features:
+    def _encoded(self, source: Any, learned_by: str) -> Features:
         """Features of a source, in memory."""
         encoder = self._loaded_encoder("a source of images")
+        same_encoder(encoder.name, encoder.hash, learned_by)
         with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
             store = FeatureStore(folder, encoder)
             quarantined = encode_source(open_source(source), encoder, store).quarantined
             if quarantined:
                 log.warning("%d images could not be read and get no label", quarantined)
             found = store.features()
-            return load_features(found.array(), ids=found.ids.to_pylist())
+            return replace(load_features(found.array(), ids=found.ids.to_pylist()), identity=found.identity)
 
     def _loaded_encoder(self, what: str) -> Any:
+        if self.encoder is None and self._callable:
+            raise ValueError(f"{what} needs the callable {self._callable!r} again: Labeler.load(path, encoder=...)")
         if self.encoder is None:
             raise ValueError(f"{what} needs an encoder: name one, or hand in features and opinions")
         if not hasattr(self.encoder, "encode_images"):
@@ -166,6 +182,8 @@ class Labeler:
     def _learn(self, images: Images, clock: Clock) -> Outcome:
         """All stages, on all images or a sample of them."""
         config = self.config
+        if len(images) < len(self.classes):
+            raise ValueError(f"{len(images)} images are fewer than the {len(self.classes)} classes")
         rows = _sample(len(images), max(config.fit_rows, ROWS_PER_CLASS * len(self.classes)), config.seed)
         clock.total = len(rows)
         features, opinion = images.rows(rows)
@@ -178,7 +196,7 @@ class Labeler:
             modes = self._modes(near, similarity)
             model, found = self._clusters(unit, modes, near)
         with clock.stage("match"):
-            named = naming.name_clusters(found, opinion, model.k, most=config.match.most)
+            named = naming.name_clusters(found, opinion, model.k, most=config.match.most, classes=self.classes)
         with clock.stage("refine"):
             judged = naming.refined_by(named, found, opinion, config.refine, config.match.most)
             floor = naming.floors(judged, config.refine.sigma)
@@ -199,8 +217,10 @@ class Labeler:
         matched = named.names[found.cluster]
         self._facts = Facts(
             encoder=_name(self.encoder),
+            encoder_hash=images.encoder_hash,
             configuration=config.to_dict(),
             clusters=naming.cluster_facts(named, judged, config.refine),
+            learned_from=len(rows),
             accuracy=_estimate(decided.label, votes, near[:, 0]),
             accuracy_how="the geometric mean of the agreement with the opinion and among nearest neighbours",
             changed={
@@ -336,14 +356,12 @@ class Labeler:
             clip_confidence=table.first_confidence,
             clip_second_index=table.second,
             rule=table.rule,
-            facts=replace(self._facts, ledger=clock.ledger),
+            facts=replace(self._facts if outcome is not None else self._facts.of_others(), ledger=clock.ledger),
         )
 
 
 def _sample(n: int, most: int, seed: int) -> npt.NDArray[np.int64]:
     """The images to learn from, in order."""
-    if n < 2:
-        raise ValueError(f"at least 2 images are needed to learn from, not {n}")
     return np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from gdui import checks
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign
 from gdui.labeling.linear import Linear, joined
 from gdui.labels import RULES
@@ -65,6 +66,7 @@ class Learned:
 
     def unit(self, features: npt.NDArray[np.floating]) -> Matrix:
         """The features [n, d] centred and at length 1."""
+        checks.columns("features", features, len(self.center), "as those that were learned from")
         rows = features.astype(np.float32) - self.center
         norm = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0), np.float32)

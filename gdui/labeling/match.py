@@ -16,6 +16,8 @@ from gdui import _core, checks
 
 __all__ = ["Matching", "hungarian", "stable_match"]
 
+MOST_CELLS = 1 << 28
+
 Table = npt.NDArray[np.floating]
 
 
@@ -117,6 +119,16 @@ def _assignment(table: Table, seats: npt.NDArray[np.int64]) -> npt.NDArray[np.in
     """The class of each cluster in the assignment of the largest total; a class appears once for each of its seats."""
     from scipy.optimize import linear_sum_assignment
 
+    if table.size:
+        favourite: npt.NDArray[np.int64] = table.argmax(axis=1)
+        if (np.bincount(favourite, minlength=len(seats)) <= seats).all():
+            return favourite
+    places = int(np.minimum(seats, len(table)).sum())
+    if len(table) * places > MOST_CELLS:
+        raise ValueError(
+            f"capacity gives {places} seats to {len(table)} clusters: the best assignment's table would have more than "
+            f"{MOST_CELLS} cells"
+        )
     column = np.repeat(np.arange(table.shape[1]), np.minimum(seats, len(table)))
     rows, columns = linear_sum_assignment(table[:, column].astype(np.float64, copy=False), maximize=True)
     out = np.full(len(table), -1, dtype=np.int64)

@@ -4,6 +4,7 @@ N is the number of images, K of clusters, C of classes.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from gdui.labeling.match import Matching, stable_match
 from gdui.labeling.refine import Branch, Refinement, refine
 from gdui.labeling.select import Selection, most_confident, priority_table, quota
 from gdui.labels import ClusterFacts
+from gdui.labels.words import listed
 
 __all__ = ["Naming", "cluster_facts", "cluster_means", "floors", "name_clusters", "refined_by"]
 
@@ -35,8 +37,8 @@ class Naming:
     matching: Matching
 
 
-def name_clusters(found: Assignment, opinion: Matrix, k: int, *, most: int) -> Naming:
-    """Marries clusters to classes; clusters left over take the class most of their surest images vote for."""
+def name_clusters(found: Assignment, opinion: Matrix, k: int, *, most: int, classes: Sequence[str]) -> Naming:
+    """Marries clusters to `classes`; clusters left over take the class most of their surest images vote for."""
     sizes = np.bincount(found.cluster, minlength=k)
     top = most_confident(found.cluster, found.margin, quota(sizes, most), n_clusters=k)
     votes = opinion[top.index].argmax(axis=1)
@@ -47,7 +49,7 @@ def name_clusters(found: Assignment, opinion: Matrix, k: int, *, most: int) -> N
     left = np.flatnonzero((names < 0) & (sizes > 0))
     names[left] = (priority[left] + 1e-6 * mean[left]).argmax(axis=1)
     if len(matching.unmatched_classes):
-        log.warning("no cluster is left for %d of the classes", len(matching.unmatched_classes))
+        log.warning("no cluster is left for %s", listed([classes[at] for at in matching.unmatched_classes]))
     return Naming(names, sizes, priority, top, matching)
 
 

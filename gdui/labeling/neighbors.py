@@ -1,7 +1,6 @@
 """Nearest neighbours by cosine, the consistency of labels among them, and k-means: the only file that knows FAISS."""
 
 import logging
-import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,13 +8,13 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from gdui import checks
+from gdui import _core, checks
+from gdui.config import METHODS
 from gdui.labeling import exact
 from gdui.labeling.exact import Floats, Indices, Neighbors
 
 __all__ = ["METHODS", "Neighbors", "consistency", "kmeans", "neighbors"]
 
-METHODS = ("auto", "exact", "faiss-flat", "faiss-ivf", "faiss-hnsw", "faiss-gpu")
 GPU_LARGEST_K = 2048
 EXACT_OPERATIONS = 1e14  # some minutes of a small CPU
 
@@ -48,6 +47,9 @@ def neighbors(
     looking = rows if queries is None else exact.unit_rows("queries", queries)
     if queries is not None and np.shape(queries)[1] != np.shape(features)[1]:
         raise ValueError(f"queries must have {np.shape(features)[1]} columns as features, not {np.shape(queries)[1]}")
+    exact.check_device(device)
+    if device != "cpu" and method not in ("auto", "exact", "faiss-gpu"):
+        raise ValueError(f"device {device!r} is for method 'exact', not for {method!r}")
     leave_self_out = queries is None and not include_self
     k = _count("k", k, len(rows) - leave_self_out, "the rows that can be neighbours")
     if method == "auto":
@@ -70,18 +72,14 @@ def consistency(
     include_self: bool = True,
     device: str = "cpu",
     threads: int | None = None,
-) -> Floats:
+) -> npt.NDArray[np.float64]:
     """The share [N] of each row's `k` nearest neighbours in `features` [N, d] that have its own label of `cluster` [N].
 
     The other arguments are those of `neighbors`.
     """
     labels = checks.indices("cluster", cluster, length=len(np.asanyarray(features)))
     found = neighbors(features, k, method, include_self=include_self, device=device, threads=threads).indices
-    agreeing = np.empty(len(labels), np.int64)
-    for start in range(0, len(labels), 4096):
-        part = slice(start, start + 4096)
-        agreeing[part] = (labels[found[part]] == labels[part, None]).sum(axis=1)
-    return (agreeing / k).astype(np.float32)
+    return _core.consistency(found, labels, checks.MOST_CLUSTERS, checks.thread_count(threads))
 
 
 def kmeans(
@@ -89,8 +87,8 @@ def kmeans(
 ) -> Floats:
     """Spherical k-means: `k` centroids [k, d] of length one for the rows of `features` [N, d].
 
-    FAISS's own k-means rounds differently with the number of threads; this one is exact in every step, so the seed
-    alone decides. A row's cluster is its nearest centroid: `neighbors(centroids, 1, queries=features)`.
+    The seed alone decides, not the number of threads: rows find their centroid exactly, and sums have a fixed order.
+    A row's cluster is its nearest centroid: `neighbors(centroids, 1, queries=features)`.
     """
     rows = exact.unit_rows("features", features)
     k = _count("k", k, len(rows), "the rows of features")
@@ -108,9 +106,12 @@ def kmeans(
 
 
 def _count(name: str, value: int, most: int, of_what: str) -> int:
-    if not 1 <= operator.index(value) <= most:
-        raise ValueError(f"{name} must be between 1 and {most}, {of_what}, not {value}")
-    return operator.index(value)
+    if most < 1:
+        raise ValueError(f"features must hold more rows: {of_what} are none")
+    number = checks.whole(name, value, 1)
+    if number > most:
+        raise ValueError(f"{name} must be between 1 and {most}, {of_what}, not {number}")
+    return number
 
 
 def _choose(n: int, n_queries: int, width: int, k: int, device: str) -> str:

@@ -7,9 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gdui import checks
-
-__all__ = ["TEMPLATES", "as_probabilities", "class_embeddings", "zero_shot"]
+__all__ = ["TEMPLATES", "class_embeddings", "zero_shot"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -60,14 +58,3 @@ def zero_shot(features: npt.NDArray[Any], texts: Floats, logit_scale: float) -> 
     """Class probabilities [n, C]: softmax of logit_scale × cosine."""
     logits = torch.from_numpy(np.asarray(features, np.float32)) @ torch.from_numpy(texts).T
     return torch.softmax(logit_scale * logits, dim=1).numpy()
-
-
-def as_probabilities(scores: npt.ArrayLike, images: int, classes: int) -> Floats:
-    """The user's scores [images, classes]: kept where every row is a probability already, else through softmax."""
-    given = checks.array("opinions", scores, 2, length=images)
-    if given.shape[1] != classes:
-        raise ValueError(f"opinions must have {classes} columns, one a class, not {given.shape[1]}")
-    rows = given.astype(np.float32)
-    if rows.size == 0 or (rows.min() >= 0 and np.abs(rows.sum(axis=1) - 1).max() < 1e-3):
-        return rows
-    return torch.softmax(torch.from_numpy(rows), dim=1).numpy()

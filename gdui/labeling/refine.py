@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gdui import _core, checks
-from gdui.labeling.refine_cuda import on_gpu, refine_on_gpu
+from gdui.labeling.refine_cuda import refine_on_gpu
 
 __all__ = ["Branch", "Refinement", "Rule", "Sweep", "refine", "sweep"]
 
@@ -33,8 +33,8 @@ Vector = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.integer]
 Arrays = tuple[Labels, npt.NDArray[np.floating], npt.NDArray[np.floating], Labels, npt.NDArray[np.int32], int]
 
-STEPS = 101
 MOST_CLASSES = 1 << 24
+MOST_CELLS = 1 << 26
 
 
 class Branch(IntEnum):
@@ -77,12 +77,12 @@ class Refinement:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What `refine` would give for each of 101 values of sigma.
+    """What `refine` would give for each of S values of sigma.
 
-    sigma: 0, 0.01, ... 1 [101].
-    changed: samples whose label isn't their cluster's name [101].
-    class_size: samples of each class [101, C].
-    agreement: share of all samples whose label is the opinion's [101].
+    sigma: the values [S].
+    changed: samples whose label isn't their cluster's name [S].
+    class_size: samples of each class [S, C].
+    agreement: share of all samples whose label is the opinion's [S].
     """
 
     sigma: Vector
@@ -114,14 +114,14 @@ def refine(
     weights: of delta_top and delta_btm.
     on_mismatch: what becomes of a cluster whose name got no vote among its most confident samples, or that has no
         name: "keep" treats it as any other, "relabel" hands all its samples to the opinion.
-    Arrays that are on a GPU (CuPy, torch, anything with DLPack) are refined there, and the result is CuPy arrays.
+    Where any array is on a GPU (CuPy, torch, all with DLPack) the work is done there, and the result is CuPy arrays.
 
     rank_by: [N], what to choose the most and least confident by where the probabilities saturate at 1 (logit margins).
     """
     workers = checks.thread_count(threads)
     threshold = checks.in_range("sigma", sigma, -np.inf, np.inf)
     policy = _policy(n, weights, lambda_delta, lambda_top, lambda_btm, on_mismatch)
-    if on_gpu(cluster):
+    if any(map(checks.on_gpu, (cluster, confidence, opinion, class_of_cluster, rank_by))):
         return Refinement(*refine_on_gpu(cluster, confidence, opinion, class_of_cluster, rank_by, policy, threshold))
     arrays = _arrays(cluster, confidence, opinion, class_of_cluster, rank_by, None, workers)
     return Refinement(*_core.refine(*arrays, policy, threshold, workers))
@@ -133,6 +133,7 @@ def sweep(
     opinion: npt.ArrayLike,
     class_of_cluster: npt.ArrayLike,
     *,
+    sigma: npt.ArrayLike | None = None,
     n: int = 100,
     weights: tuple[float, float] = (0.5, 0.5),
     lambda_delta: float = 0.95,
@@ -143,17 +144,33 @@ def sweep(
     n_classes: int | None = None,
     threads: int | None = None,
 ) -> Sweep:
-    """What `refine` would give for 101 values of sigma from 0 to 1, in about the time of one; arguments as there.
+    """What `refine` would give for many values of sigma, in about the time of one; the arguments are those of `refine`.
 
+    All arrays must be on the CPU.
+
+    sigma: ascending values [S]; without them 0, 0.01, ... 1.
     n_classes: C; without it the largest class seen plus one.
     """
     workers = checks.thread_count(threads)
     policy = _policy(n, weights, lambda_delta, lambda_top, lambda_btm, on_mismatch)
     arrays = _arrays(cluster, confidence, opinion, class_of_cluster, rank_by, n_classes, workers)
-    sigma = np.arange(STEPS) / (STEPS - 1)
-    changed, agreeing, class_size = _core.sweep(*arrays, policy, sigma, workers)
+    steps = _steps(sigma)
+    if len(steps) * arrays[-1] > MOST_CELLS:
+        raise ValueError(
+            f"n_classes must be at most {MOST_CELLS // len(steps)} for {len(steps)} values of sigma, not {arrays[-1]}"
+        )
+    changed, agreeing, class_size = _core.sweep(*arrays, policy, steps, workers)
     samples = max(len(arrays[0]), 1)
-    return Sweep(sigma, changed, class_size.reshape(STEPS, arrays[-1]), agreeing / samples)
+    return Sweep(steps, changed, class_size.reshape(len(steps), arrays[-1]), agreeing / samples)
+
+
+def _steps(sigma: npt.ArrayLike | None) -> Vector:
+    if sigma is None:
+        return np.arange(101) / 100
+    steps = checks.array("sigma", sigma, 1).astype(np.float64)
+    if (np.diff(steps) < 0).any():
+        raise ValueError("sigma must be ascending")
+    return steps
 
 
 def _policy(
@@ -164,6 +181,8 @@ def _policy(
     lambda_btm: float,
     on_mismatch: str,
 ) -> _core.Policy:
+    if np.shape(weights) != (2,):
+        raise ValueError(f"weights must be two numbers, not {weights!r}")
     top, btm = (checks.in_range("weights", weight, 0, 1e6) for weight in weights)
     if top + btm == 0:
         raise ValueError("weights must not both be 0")
@@ -196,7 +215,9 @@ def _arrays(
     checks.same_length(cluster=labels, confidence=scores, opinion=voted, rank_by=key)
     if n_classes is None:
         high = max(_core.range_of(voted, threads)[1], int(names.max(initial=-1)))
-        n_classes = min(high, MOST_CLASSES - 1) + 1
+        if high >= MOST_CLASSES:
+            raise ValueError(f"opinion must be below {MOST_CLASSES}, but holds {high}")
+        n_classes = high + 1
     classes = checks.whole("n_classes", n_classes, 0, MOST_CLASSES)
     checks.indices("class_of_cluster", names, classes, lowest=-1)
     return labels, scores, key, voted, names, classes

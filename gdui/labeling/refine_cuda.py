@@ -8,16 +8,9 @@ import numpy as np
 
 from gdui import _core, checks
 
-__all__ = ["on_gpu", "refine_on_gpu"]
+__all__ = ["refine_on_gpu"]
 
-CUDA = 2  # DLPack's number for it
 BLOCK = 256
-
-
-def on_gpu(value: Any) -> bool:
-    """Whether `value` is an array in a CUDA device's memory."""
-    device = getattr(value, "__dlpack_device__", None)
-    return device is not None and int(device()[0]) == CUDA
 
 
 def refine_on_gpu(
@@ -84,7 +77,7 @@ def _order(cp: Any, labels: Any, key: Any) -> Any:
 
 
 def _array(cp: Any, name: str, value: Any) -> Any:
-    array = cp.from_dlpack(value) if on_gpu(value) else cp.asarray(value)
+    array = cp.from_dlpack(value) if checks.on_gpu(value) else cp.asarray(value)
     if array.ndim != 1:
         raise ValueError(f"{name} must have 1 axis, not {array.ndim} (its shape is {array.shape})")
     return array

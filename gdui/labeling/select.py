@@ -20,8 +20,7 @@ __all__ = [
     "reliable",
 ]
 
-MOST_CLUSTERS = 1 << 24
-MOST_CELLS = 1 << 32
+MOST_CELLS = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -114,12 +113,12 @@ def _select(
 def _count(name: str, labels: npt.NDArray[np.integer], given: int | None, source: str, threads: int) -> int:
     """How many clusters there are: as told, or one more than the largest label."""
     if given is not None:
-        return checks.whole(source, given, 0, MOST_CLUSTERS)
+        return checks.whole(source, given, 0, checks.MOST_CLUSTERS)
     low, high = _core.range_of(labels, threads)
     if low < 0:
         raise ValueError(f"{name} must be at least 0, but holds {low}")
-    if high >= MOST_CLUSTERS:
-        raise ValueError(f"{name} must be below {MOST_CLUSTERS}, but holds {high}")
+    if high >= checks.MOST_CLUSTERS:
+        raise ValueError(f"{name} must be below {checks.MOST_CLUSTERS}, but holds {high}")
     return int(high) + 1
 
 
@@ -139,13 +138,13 @@ def priority_table(
         samples, so it sums to 1, or to the mean weight. Rows of clusters without samples are 0.
     """
     workers = checks.thread_count(threads)
-    classes = checks.whole("n_classes", n_classes, 1, MOST_CLUSTERS)
+    classes = checks.whole("n_classes", n_classes, 1, checks.MOST_CLUSTERS)
     voted = checks.indices("votes", votes, ranged=False)
     labels = checks.indices("cluster", cluster, ranged=False)
     checks.same_length(votes=voted, cluster=labels)
     k = _count("cluster", labels, n_clusters, "n_clusters", workers)
     if k * classes > MOST_CELLS:
-        raise ValueError(f"a table of {k} clusters and {classes} classes has more than {MOST_CELLS} cells")
+        raise ValueError(f"n_classes must be at most {MOST_CELLS // k} where there are {k} clusters, not {classes}")
     shares = _core.vote_shares(voted, labels, classes, k, workers)
     return shares if weight is None else _weighted(voted, labels, shares.shape, weight)
 
@@ -170,12 +169,10 @@ def consistency_from_neighbors(
     """
     workers = checks.thread_count(threads)
     labels = checks.indices("cluster", cluster, ranged=False)
-    near = np.asarray(neighbors)
-    if near.dtype.kind not in "iu":
-        raise TypeError(f"neighbors must be integers, not {near.dtype}")
-    if near.ndim != 2 or near.shape[0] != len(labels) or near.shape[1] == 0:
+    near = checks.indices("neighbors", neighbors, ndim=2, ranged=False)
+    if near.shape[0] != len(labels) or near.shape[1] == 0:
         raise ValueError(f"neighbors must have the shape ({len(labels)}, k) with k at least 1, not {near.shape}")
-    return _core.consistency(near, labels, MOST_CLUSTERS, workers)
+    return _core.consistency(near, labels, checks.MOST_CLUSTERS, workers)
 
 
 def reliable(consistency: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:

@@ -29,8 +29,7 @@ __all__ = ["Outcome", "label_run", "predict_run", "relabel_run"]
 
 ENCODER = "ViT-B-32/laion2b_s34b_b79k"
 LABELER = "labeler"
-# Features, and so labels, are the same in every batch.
-FREE = ("encode.batch",)
+EXAMPLES = 3
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,6 +38,9 @@ Progress = Callable[[str, int, int], None]
 class Outcome:
     """What a command left in `folder`; `diff` says how the labels differ from those that were there before.
 
+    quarantined: how many images could not be read.
+    left_out, examples: how many files of the source are no images by their suffix, and the first of them.
+
     The ledger of `labels.facts` has what this call did, and nothing of what an earlier one had done. Reading and
     decoding go on in several threads at once: their seconds are the threads' mean.
     """
@@ -46,6 +48,8 @@ class Outcome:
     folder: Path
     labels: Labels
     quarantined: int
+    left_out: int = 0
+    examples: Sequence[str] = ()
     diff: Diff | None = None
 
     @property
@@ -62,7 +66,10 @@ class Outcome:
             "labels": str(self.folder / "labels.parquet"),
             "images": len(self.labels),
             "quarantined": self.quarantined,
+            "left_out": self.left_out,
+            "left_out_examples": list(self.examples),
             "abstained": counts[0],
+            "classes_without_cluster": self.labels.nameless,
             "classes": dict(zip(self.labels.classes, counts[1:], strict=True)),
             "estimated_accuracy": facts.accuracy,
             "changed": dict(facts.changed),
@@ -96,7 +103,7 @@ def label_run(
     inputs = _Inputs.of(source, ready, opinions)
     images = inputs.open(Path(out))
     stamp = inputs.stamp(images)
-    with Run(out, _settings(config, classes, inputs), mode=mode, free=FREE) as run, _logged(run):
+    with Run(out, _settings(config, classes, inputs), mode=mode) as run, _logged(run):
         if _is_done(run, stamp):
             return _outcome(run, Labels.from_parquet(run.labels))
         job = _Job(run, inputs, config, progress)
@@ -110,9 +117,12 @@ def relabel_run(
     """Names the images of the run in `folder` with other classes; no image is read again."""
     checks.class_names(classes)
     settings = read_manifest(folder)["settings"]
+    _refuse_others(folder, settings)
     config = _config_of(settings)
+    if opinions is None and settings["inputs"].get("opinions") and config.encode.encoder is None:
+        raise ValueError(f"{folder} has no encoder: give --opinions for the new classes, or label again with --encoder")
     inputs = dataclasses.replace(_Inputs(**settings["inputs"]), opinions=_address(opinions))
-    with Run(folder, settings, free=FREE) as run, _logged(run):
+    with Run(folder, settings) as run, _logged(run):
         if not run.done("encode"):
             raise ValueError(f"{folder} has not encoded all of its images yet: run gdui label again first")
         before = Labels.from_parquet(run.labels) if run.labels.exists() else None
@@ -136,6 +146,7 @@ def predict_run(
     manifest = read_manifest(folder)
     if "label" not in manifest["stages"]:
         raise ValueError(f"{folder} is not finished: run gdui label again first")
+    _refuse_others(folder, manifest["settings"])
     inputs = _Inputs.of(source, ready, opinions)
     learned = {"run": str(Path(folder).resolve()), "configuration": manifest["configuration"]}
     target = Path(folder) / "predicted" / Path(source).name if out is None else Path(out)
@@ -145,8 +156,9 @@ def predict_run(
         if _is_done(run, stamp):
             return _outcome(run, Labels.from_parquet(run.labels))
         job = _Job(run, inputs, _config_of(manifest["settings"]), progress)
+        labeler = Labeler.load(Path(folder) / LABELER, job.encoder)
         job.encode(images, stamp)
-        return job.finish(job.predict(Path(folder)), stamp)
+        return job.finish(labeler.predict(**job.arrays(), progress=progress), stamp)
 
 
 @dataclass(frozen=True)
@@ -188,8 +200,10 @@ class _Job:
 
     @cached_property
     def encoder(self) -> Encoder | None:
+        """What is asked for features or opinions, None where both are handed in."""
         name = self.config.encode.encoder
-        return None if name is None else load_encoder(name, batch=self.config.encode.batch)
+        handed_in = self.inputs.ready and self.inputs.opinions is not None
+        return None if name is None or handed_in else load_encoder(name, batch=self.config.encode.batch)
 
     def encode(self, images: Source | None, stamp: dict[str, str]) -> None:
         """Features of the images that have none yet, and a list of those that can't be read."""
@@ -203,23 +217,17 @@ class _Job:
             quarantined = rejected.num_rows
             with atomic_path(self.run.quarantine) as path:
                 pq.write_table(rejected, path)
-        self.run.finish("encode", source=stamp["source"], quarantined=quarantined)
+        ignored = images.ignored if images is not None else ()
+        left_out = {"left_out": len(ignored), "examples": list(ignored[:EXAMPLES])}
+        self.run.finish("encode", source=stamp["source"], quarantined=quarantined, **left_out)
 
     def fit(self, classes: Sequence[str]) -> Labels:
         """Learns from the inputs and labels them."""
-        arrays = self._arrays()
-        if len(arrays["ids"]) < len(classes):
-            raise ValueError(f"{len(arrays['ids'])} images are fewer than the {len(classes)} classes")
+        arrays = self.arrays()
         settings = dict(self.config.items())
         preset, k, seed = (settings.pop(name) for name in ("preset", "k", "seed"))
         self.labeler = Labeler(classes, self.encoder, preset, k, seed, **settings)
         return self.labeler.fit_predict(**arrays, progress=self.progress)
-
-    def predict(self, learned: Path) -> Labels:
-        """Labels the inputs by what the run in `learned` knows."""
-        labeler = Labeler.load(learned / LABELER)
-        labeler.encoder = self.encoder
-        return labeler.predict(**self._arrays(), progress=self.progress)
 
     def finish(self, labels: Labels, stamp: dict[str, str]) -> Outcome:
         """Writes down the labels, and what was learned, and closes the books."""
@@ -234,10 +242,13 @@ class _Job:
         facts = dataclasses.replace(labels.facts, ledger=self.ledger)
         return _outcome(self.run, dataclasses.replace(labels, facts=facts))
 
-    def _arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Any]:
+        """The inputs as a labeler takes them."""
         features = load_features(self.inputs.source if self.inputs.ready else self.run.features)
         if not len(features):
-            raise ValueError(f"none of the images could be read: {self.run.quarantine} says why")
+            unread = self.run.stages["encode"]["quarantined"]
+            why = f"none of the images could be read: {self.run.quarantine} says why"
+            raise ValueError(why if unread else f"source {self.inputs.source!r} holds no images")
         opinions = None if self.inputs.opinions is None else _scores(Path(self.inputs.opinions))
         return {"features": features, "opinions": opinions, "ids": features.ids}
 
@@ -266,7 +277,14 @@ def _is_done(run: Run, stamp: dict[str, str]) -> bool:
 
 
 def _outcome(run: Run, labels: Labels) -> Outcome:
-    return Outcome(run.path, labels, run.stages["encode"]["quarantined"])
+    facts = run.stages["encode"]
+    return Outcome(run.path, labels, facts["quarantined"], facts.get("left_out", 0), facts.get("examples", ()))
+
+
+def _refuse_others(folder: str | Path, settings: dict[str, Any]) -> None:
+    """The demo and `predict` leave run folders too, but nothing that can be taken up again."""
+    if "inputs" not in settings or "learned" in settings:
+        raise ValueError(f"{folder} was not made by gdui label, so there is nothing to relabel or predict with")
 
 
 def _address(path: str | None) -> str | None:
@@ -288,12 +306,15 @@ def _scores(path: Path) -> npt.NDArray[Any]:
 
 @contextmanager
 def _logged(run: Run) -> Iterator[None]:
-    """What gdui logs meanwhile also goes to the run's own log."""
+    """What gdui logs meanwhile, from INFO on, also goes to the run's own log."""
     logger, handler = logging.getLogger("gdui"), logging.FileHandler(run.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
     try:
         yield
     finally:
+        logger.setLevel(level)
         logger.removeHandler(handler)
         handler.close()

@@ -41,8 +41,9 @@ class Facts:
     """The labelling as a whole.
 
     configuration: plain values, as `Config.to_dict` gives them.
+    learned_from: how many images the labels were learned from, 0 where nobody knows.
     accuracy, accuracy_how: the share of right labels as estimated without any label, and by what means.
-    changed: stage -> the share of labels it changed.
+    changed: stage -> the share of labels it changed. Neither is known of images that were not learned from.
     ledger: stage -> (seconds, images). It is the one thing that differs from run to run, so no file keeps it.
     """
 
@@ -50,10 +51,15 @@ class Facts:
     encoder_hash: str = ""
     configuration: Mapping[str, Any] = field(default_factory=dict)
     clusters: Sequence[ClusterFacts] = ()
+    learned_from: int = 0
     accuracy: float | None = None
     accuracy_how: str = ""
     changed: Mapping[str, float] = field(default_factory=dict)
     ledger: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+
+    def of_others(self) -> Self:
+        """What holds for images that were not learned from as well."""
+        return dataclasses.replace(self, accuracy=None, accuracy_how="", changed={})
 
     def to_json(self) -> str:
         """All but the ledger, the same text for the same facts."""

@@ -116,6 +116,12 @@ class Labels:
         """The class of every image, -1 where it was abstained on."""
         return self.numbers("label_index")
 
+    @property
+    def nameless(self) -> list[str]:
+        """The classes that no cluster is named after."""
+        named = {cluster.matched for cluster in self.facts.clusters}
+        return [name for at, name in enumerate(self.classes) if named and at not in named]
+
     def numbers(self, column: str) -> npt.NDArray[Any]:
         """A numeric column; NaN where unknown."""
         return np.asarray(self.table[column].to_numpy())

@@ -1,6 +1,6 @@
 """Labels in words: why an image has its label, what the labelling came to, and how two of them differ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from gdui.labels.facts import ClusterFacts, Facts
 if TYPE_CHECKING:
     from gdui.labels.table import Labels
 
-__all__ = ["Diff", "diff", "shown", "summary", "why"]
+__all__ = ["Diff", "diff", "listed", "shown", "summary", "why"]
 
 LONGEST = 60
 MOST_CLASSES = 40
@@ -88,12 +88,11 @@ def summary(labels: "Labels") -> str:
         lines.append(
             f"estimated accuracy {facts.accuracy:.1%}{f' ({facts.accuracy_how})' if facts.accuracy_how else ''}"
         )
+    elif facts.learned_from:
+        lines.append(f"labelled by what was learned from {facts.learned_from:,} other images")
     lines += [f"changed by {stage}: {share:.1%}" for stage, share in facts.changed.items()]
-    if facts.clusters:
-        named = {cluster.matched for cluster in facts.clusters}
-        nameless = [shown(name) for at, name in enumerate(labels.classes) if at not in named]
-        if nameless:
-            lines.append(f"no cluster is named {_listed(nameless)}")
+    if nameless := labels.nameless:
+        lines.append(f"no cluster is named {listed(nameless)}")
     return "\n".join([*lines, *_per_class(labels, counts[1:])])
 
 
@@ -111,8 +110,9 @@ def _per_class(labels: "Labels", counts: npt.NDArray[np.int64]) -> list[str]:
     return lines + [f"  and {len(counts) - len(order)} classes more"] * (len(counts) > len(order))
 
 
-def _listed(names: list[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @dataclass(frozen=True)

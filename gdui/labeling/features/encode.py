@@ -21,11 +21,9 @@ class Ledger:
     quarantined: int = 0
     shards: int = 0
     shards_skipped: int = 0
-    shards_total: int = 0
     clock: Clock = field(default_factory=Clock)
     encode: float = 0.0
     write: float = 0.0
-    wall: float = 0.0
 
 
 def encode_source(
@@ -45,8 +43,7 @@ def encode_source(
         progress: called with the ledger so far after each batch.
     """
     todo = [shard for shard in source.shards if shard not in store]
-    ledger = Ledger(shards_total=len(source.shards), shards_skipped=len(source.shards) - len(todo))
-    start = time.perf_counter()
+    ledger = Ledger(shards_skipped=len(source.shards) - len(todo))
     taken: list[Batch] = []
     features: list[npt.NDArray[np.float32]] = []
     step = -(-(batch_size or encoder.batch) // encoder.batch) * encoder.batch
@@ -60,7 +57,6 @@ def encode_source(
         if batch.last:
             _write_shard(store, taken, features, ledger)
             taken, features = [], []
-        ledger.wall = time.perf_counter() - start
         if progress is not None:
             progress(ledger)
     store.seal(source.shards)

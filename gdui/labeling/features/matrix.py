@@ -3,8 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ Matrix = npt.NDArray[Any]
 class Features:
     """N x dim vectors that stand in pieces, in memory or on disk, with the ids of their rows.
 
+    `identity` says what those of a store depend on: the encoder's name and hash, its transform, the dim.
     `piece(i)` gives the i-th, of `counts[i]` rows. Those on disk are mapped for as long as they are looked at and no
     longer: thousands of open maps would exhaust the process's file descriptors.
     """
@@ -34,6 +35,7 @@ class Features:
     piece: Callable[[int], Matrix]
     ids: pa.ChunkedArray
     dim: int
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -107,7 +109,8 @@ def _from_store(folder: Path, verify: bool) -> Features:
             raise ValueError(f"{broken}: delete {shard['file']}.* there and encode again")
     paths = [folder / f"{shard['file']}.npy" for shard in shards]
     ids = stored_rows(folder, rejected=False).column("id")
-    return Features([shard["count"] for shard in shards], lambda at: _open_npy(paths[at]), ids, dim)
+    identity = {name: manifest.get(name) for name in ("encoder", "hash", "transform", "dim")}
+    return Features([shard["count"] for shard in shards], lambda at: _open_npy(paths[at]), ids, dim, identity)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A folder of images, cut into shards that a new file disturbs as little as possible."""
 
-import logging
 import os
 import stat
 import zlib
@@ -17,48 +16,63 @@ __all__ = ["open_folder"]
 
 MEAN_FILES = 2048
 
-log = logging.getLogger(__name__)
-
 
 def open_folder(root: Path) -> Source:
     """Every picture below `root` by its suffix, and every file without one; hidden files are left alone."""
-    ignored: Counter[str] = Counter()
-    names = sorted(_walk(root, "", (_identity(root),), ignored))
-    listed = ", ".join(f"{count} {suffix}" for suffix, count in ignored.most_common(5))
+    ignored: list[str] = []
+    names = sorted(_walk(root, ignored))
     if not names:
+        suffixes = Counter(PurePosixPath(name).suffix.lower() for name in ignored)
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
         found = f"only {listed}; name archives by a pattern: 'folder/*.tar'" if listed else "and nothing else either"
         raise ValueError(f"source {str(root)!r} holds no images, {found}")
-    if listed:
-        log.info("%s: left out what is no image by its suffix: %s", root, listed)
-    return Source(str(root), [_shard(root, part) for part in _cut(names)], ignored)
+    return Source(str(root), [_shard(root, part) for part in _cut(names)], sorted(ignored))
 
 
 def _shard(root: Path, names: Sequence[str]) -> Shard:
     return Shard.make(names[0], partial(read_files, root, names), partial(_stamp, root, names), len(names))
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
+def _walk(root: Path, ignored: list[str]) -> Iterator[str]:
+    """Relative paths of what may be images, and of folders that can't be opened or are read under another name.
 
-
-def _walk(root: Path, below: str, ancestors: tuple[tuple[int, int], ...], ignored: Counter[str]) -> Iterator[str]:
-    """Relative paths of what may be images; links to folders are followed, but never back to an ancestor."""
-    with os.scandir(root / below) as entries:
+    Links to folders are followed once all other folders are known, so each folder is read once, by its own name if it
+    has one here.
+    """
+    folders, links, visited = [""], list[str](), set[tuple[int, int]]()
+    while folders or links:
+        below = folders.pop() if folders else links.pop(0)
+        try:
+            status = (root / below).stat()
+            if (status.st_dev, status.st_ino) in visited:
+                yield below.removesuffix("/")
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(root / below) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError:
+            if not below:
+                raise
+            yield below.removesuffix("/")
+            continue
         for entry in entries:
             name = f"{below}{entry.name}"
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                identity = _identity(root / name)
-                if identity in ancestors:
-                    yield name
-                else:
-                    yield from _walk(root, f"{name}/", (*ancestors, identity), ignored)
+            if _is_folder(entry):
+                (links if entry.is_symlink() else folders).append(f"{name}/")
             elif (suffix := PurePosixPath(name).suffix.lower()) in readable_suffixes() or not suffix:
                 yield name
             else:
-                ignored[suffix] += 1
+                ignored.append(printable(name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one as far as can be told; what can't be looked at, such as a link to itself, is said later."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _cut(names: Sequence[str]) -> Iterator[list[str]]:

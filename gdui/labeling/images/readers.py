@@ -41,9 +41,14 @@ def read_files(root: Path, names: Sequence[str]) -> Iterator[Item]:
         if stat.S_ISREG(mode):
             yield printable(name), path
         elif stat.S_ISDIR(mode):
-            yield printable(name), UnreadableError("a symbolic link that leads back into its own folders")
+            yield printable(name), UnreadableError(_why_unread(path))
         else:
             yield printable(name), UnreadableError("not a regular file")
+
+
+def _why_unread(folder: Path) -> str:
+    opens = os.access(folder, os.R_OK | os.X_OK)
+    return "a folder that is read under another name" if opens else "a folder that can't be opened"
 
 
 def read_bytes(files: Sequence[bytes], ids: Sequence[str]) -> Iterator[Item]:

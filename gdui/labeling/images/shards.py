@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import fsspec
@@ -43,11 +42,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Source:
-    """Shards in a fixed order, and how many files of each suffix were left out because they are no pictures."""
+    """Shards in a fixed order, and the files that were left out because their suffix is no picture's."""
 
     name: str
     shards: list[Shard]
-    ignored: Counter[str] = field(default_factory=Counter)
+    ignored: Sequence[str] = ()
 
 
 def fingerprint(*parts: Any) -> str:

@@ -1,0 +1,87 @@
+"""What a training run leaves on disk: checkpoints that are whole or absent, the newest few, and a table of losses."""
+
+import csv
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gdui.runs import atomic_path
+
+__all__ = ["History", "Saved"]
+
+log = logging.getLogger(__name__)
+FIELDS = ("step", "loss", "gradient_norm", "rate", "pictures_per_second")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One checkpoint: after which step, the facts of the run, and every tensor by name."""
+
+    step: int
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+class History:
+    """Checkpoints `step-NNNNNNNN.safetensors`, each with a .json that seals it, and losses.csv, in one folder."""
+
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2) -> None:
+        self.folder, self.keep = Path(folder), keep
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, saved: Saved) -> Path:
+        """Writes the tensors, then the seal; a checkpoint without its seal doesn't exist."""
+        path = self.folder / f"step-{saved.step:08d}.safetensors"
+        with atomic_path(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in saved.tensors.items()}, temporary)
+            digest = _digest(temporary)
+        with atomic_path(path.with_suffix(".json")) as seal:
+            seal.write_text(json.dumps({"step": saved.step, "sha256": digest, "facts": dict(saved.facts)}, indent=1))
+        for old in self._sealed()[: -self.keep]:
+            old.unlink()
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> Saved | None:
+        """The last whole checkpoint; one whose bytes have changed since is named and passed over."""
+        for seal in reversed(self._sealed()):
+            path, facts = seal.with_suffix(".safetensors"), json.loads(seal.read_text())
+            if path.exists() and _digest(path) == facts["sha256"]:
+                return Saved(facts["step"], facts["facts"], load_file(path))
+            log.warning("%s is damaged; going back to the checkpoint before it", path)
+        return None
+
+    def record(self, **values: float) -> None:
+        """Appends one line to losses.csv."""
+        path = self.folder / "losses.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(values)
+
+    def forget_after(self, step: int) -> None:
+        """Drops the lines of steps that a resumed run takes again."""
+        path = self.folder / "losses.csv"
+        if path.exists():
+            header, *lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= step]
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join([header, *kept]))
+
+    def _sealed(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.json"))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,143 @@
+"""Images depend on the seed, their class and their number alone; guidance pulls to the class; mistakes are named."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from weights import fill
+
+from gdui.diffusion.classifier import Classifier, ClassifierConfig
+from gdui.diffusion.generator import Generator
+from gdui.diffusion.sample import Method, Sampler, image_seeds
+from gdui.diffusion.schedule import Schedule
+from gdui.diffusion.unet import UNet, preset
+
+NAMES = ("cat", "dog", "owl")
+CLASSIFIER = ClassifierConfig(8, 32, 1, (1, 2), attention_at=(4,), classes=3, head_width=32)
+
+
+@pytest.fixture(autouse=True)
+def exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GDUI_PRECISION", "float32")
+
+
+def generator(**changes: Any) -> Generator:
+    unet = UNet(preset("tiny", width=32, classes=3), null_class=True)
+    fill(unet)
+    return replace(Generator(unet.eval(), NAMES, timesteps=50), **changes)
+
+
+def with_classifier(unconditional: bool = False) -> Generator:
+    classifier = Classifier(CLASSIFIER)
+    fill(classifier)
+    if not unconditional:
+        return generator(classifier=classifier.eval())
+    unet = UNet(preset("tiny", width=32))
+    fill(unet)
+    return generator(classifier=classifier.eval(), unet=unet.eval())
+
+
+@pytest.mark.parametrize("method", ["dpm", "heun", "ddim", "ancestral"])
+def test_batch_and_order_change_no_image(method: Method) -> None:
+    model = generator()
+    options: dict[str, Any] = {"steps": 5, "method": method, "batch": 4}
+    whole = model.sample(["cat", "owl"], n=3, seed=7, **options)
+    assert whole.shape == (6, 8, 8, 3)
+    assert whole.dtype == np.uint8
+    np.testing.assert_array_equal(
+        model.sample(["owl", "cat"], n=3, steps=5, method=method, batch=4, seed=7)[3:], whole[:3]
+    )
+    np.testing.assert_array_equal(model.sample("owl", n=1, steps=5, method=method, batch=4, seed=7), whole[3:4])
+    assert (model.sample("cat", n=3, steps=5, method=method, batch=4, seed=8) != whole[:3]).any()
+
+
+def test_images_of_one_class_differ() -> None:
+    images = generator().sample("dog", n=4, steps=4)
+    assert len({image.tobytes() for image in images}) == 4
+
+
+def test_streaming_gives_the_same_images() -> None:
+    model = generator()
+    streamed = list(model.stream("cat", n=5, steps=3, batch=2))
+    assert [len(part) for part in streamed] == [2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(streamed), model.sample("cat", n=5, steps=3, batch=2))
+
+
+@pytest.mark.parametrize("method", ["dpm", "ddim", "ancestral"])
+def test_the_classifier_pulls_to_its_class(method: Method) -> None:
+    model = with_classifier(unconditional=True)
+    assert model.classifier is not None
+    shares = []
+    for scale in (0.0, 40.0):
+        images = model.sample("owl", n=16, steps=10, method=method, guide="classifier", guidance=scale)
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        shares.append(model.classifier(x, torch.zeros(16)).softmax(1)[:, 2].mean().item())
+    assert shares[1] > shares[0] + 0.02
+
+
+def test_guidance_without_a_class_is_a_mixture_of_two_predictions() -> None:
+    model, x = generator(), torch.randn(2, 3, 8, 8)
+    seen: list[torch.Tensor] = []
+    schedule = Schedule.from_name("cosine", 50)
+
+    def network(x: torch.Tensor, t: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        seen.append(classes)
+        return model.unet(x, t, classes)
+
+    sampler = Sampler(network, schedule, null_class=3, guide="free", scale=1.5)
+    prediction, other, gradient = sampler._predict(x, torch.tensor([3.0, 3.0]), torch.tensor([0, 1]))
+    assert [classes.tolist() for classes in seen] == [[0, 1], [3, 3]]
+    assert other is not None
+    assert gradient is None
+    assert not torch.allclose(prediction, other)
+
+
+def test_a_saved_model_draws_the_same(tmp_path: Path) -> None:
+    model = with_classifier()
+    model.save(tmp_path / "model")
+    again = Generator.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.sample("cat", n=2, steps=3), model.sample("cat", n=2, steps=3))
+    assert again.names == NAMES
+
+
+def test_a_newer_model_is_refused_politely(tmp_path: Path) -> None:
+    generator().save(tmp_path)
+    facts = tmp_path / "model.json"
+    facts.write_text(facts.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(ValueError, match="newer gdui"):
+        Generator.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"classes": "fish"}, "not 'fish'"),
+        ({"classes": "cat", "n": 0}, "n must be at least 1"),
+        ({"classes": "cat", "steps": 51}, "between 1 and the 50"),
+        ({"classes": "cat", "method": "euler"}, "'euler'"),
+        ({"classes": "cat", "guide": "classifier", "guidance": 1.0}, "needs a classifier"),
+        ({"guidance": 2.0}, "guidance needs a named class"),
+    ],
+)
+def test_mistakes_are_named(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        generator().sample(**asked)
+
+
+def test_a_model_without_classes_says_so() -> None:
+    unet = UNet(preset("tiny", width=32))
+    fill(unet)
+    model = generator(unet=unet.eval())
+    assert model.sample(n=2, steps=2).shape == (2, 8, 8, 3)
+    with pytest.raises(ValueError, match="knows no classes"):
+        model.sample("cat", steps=2)
+
+
+def test_seeds_depend_on_class_and_place_alone() -> None:
+    seeds = image_seeds(3, np.array([0, 0, 1, 0]))
+    assert len(set(seeds.tolist())) == 4
+    assert image_seeds(3, np.array([1])).tolist() == [seeds[2]]
+    assert (image_seeds(4, np.array([0, 0, 1, 0])) != seeds).all()

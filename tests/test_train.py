@@ -1,0 +1,201 @@
+"""Training learns, goes on after a kill to the same bytes, and is the same on two ranks as on one."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gdui.diffusion.classifier import Classifier, ClassifierConfig
+from gdui.diffusion.history import History, Saved
+from gdui.diffusion.losses import classifier_loss, denoiser_loss
+from gdui.diffusion.pictures import Pictures, store_pixels
+from gdui.diffusion.recipe import Recipe, draw
+from gdui.diffusion.schedule import Schedule
+from gdui.diffusion.train import DivergedError, Trained, train_network
+from gdui.diffusion.unet import UNet, preset
+
+RECIPE = Recipe(steps=6, batch=8, warmup=2, ema=(0.5,), forget=0.3, mirror=True, save_every=2, rate=1e-3)
+SCHEDULE = Schedule.from_name("cosine", 50)
+
+
+def pictures(count: int = 21) -> Pictures:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    return Pictures(pixels, generator.integers(-1, 3, count), ("a", "b", "c"))
+
+
+def train(folder: Path, recipe: Recipe = RECIPE) -> Trained:
+    torch.manual_seed(0)
+    network = UNet(preset("tiny", width=32, classes=3, dropout=0.2), null_class=True)
+    loss = denoiser_loss(SCHEDULE, recipe, classes=3)
+    return train_network(network, loss, pictures(), len(SCHEDULE), recipe, folder, compile=False)
+
+
+def weights(folder: Path) -> bytes:
+    return sorted(folder.glob("step-*.safetensors"))[-1].read_bytes()
+
+
+def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    train(tmp_path / "whole")
+    train(tmp_path / "parts", replace(RECIPE, steps=3))
+    train(tmp_path / "parts")
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+    steps = [line.split(",")[:3] for line in (tmp_path / "parts" / "losses.csv").read_text().splitlines()]
+    assert steps == [line.split(",")[:3] for line in (tmp_path / "whole" / "losses.csv").read_text().splitlines()]
+
+
+def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
+    script = textwrap.dedent(f"""
+        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        import test_train
+        test_train.train(Path(sys.argv[1]))
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "killed")])
+    while not list((tmp_path / "killed").glob("step-*.json")) and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    train(tmp_path / "killed")
+    train(tmp_path / "whole")
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+
+
+def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GDUI_PRECISION", "float32")
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from dataclasses import replace
+        from pathlib import Path
+        import torch.distributed as dist
+        import test_train
+        dist.init_process_group("gloo")
+        test_train.undisturbed(Path(sys.argv[1]))
+        dist.destroy_process_group()
+    """)
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29713"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GDUI_PRECISION": "float32"}
+    subprocess.run([*torchrun, str(script), str(tmp_path / "two")], check=True, capture_output=True, env=environment)
+    undisturbed(tmp_path / "one")
+    one, two = History(tmp_path / "one").newest(), History(tmp_path / "two").newest()
+    assert one is not None
+    assert two is not None
+    for name, value in one.tensors.items():
+        torch.testing.assert_close(two.tensors[name], value, atol=2e-4, rtol=2e-3, msg=name)
+
+
+def undisturbed(folder: Path) -> None:
+    """A run without dropout, in float32: its sums may be taken in any order."""
+    torch.manual_seed(0)
+    network = UNet(preset("tiny", width=32, classes=3), null_class=True)
+    loss = denoiser_loss(SCHEDULE, RECIPE, classes=3)
+    train_network(network, loss, pictures(), len(SCHEDULE), RECIPE, folder, compile=False)
+
+
+def test_an_epoch_shows_every_picture_once() -> None:
+    seen = pictures(24)
+    pixels = np.arange(24, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
+    numbered = Pictures(pixels, seen.classes, seen.names)
+    drawn = [draw(step, numbered, 50, RECIPE).batch.x0[:, 0, 0, 0] for step in range(3)]
+    shown = ((torch.cat(drawn) + 1) * 127.5).round().int()
+    assert sorted(shown.tolist()) == list(range(24))
+
+
+def test_ranks_share_a_step_without_overlap() -> None:
+    whole = draw(4, pictures(), 50, RECIPE)
+    parts = [draw(4, pictures(), 50, RECIPE, rank=rank, ranks=2) for rank in range(2)]
+    for rank, part in enumerate(parts):
+        assert torch.equal(part.batch.x0, whole.batch.x0[rank::2])
+        assert torch.equal(part.seed, whole.seed[rank::2])
+        assert torch.equal(part.batch.classes, whole.batch.classes[rank::2])
+
+
+def test_accumulation_is_the_same_step(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", replace(RECIPE, steps=1))
+    parts = train(tmp_path / "parts", replace(RECIPE, steps=1, accumulate=2))
+    assert whole.step == parts.step == 1
+    assert not torch.equal(next(iter(whole.network.parameters())), torch.zeros(1))
+
+
+def test_a_classifier_learns(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 8, 8, 1), np.uint8)
+    pixels[20:] = 255
+    two = Pictures(pixels, np.repeat([0, 1], 20), ("dark", "bright"))
+    torch.manual_seed(0)
+    network = Classifier(ClassifierConfig(8, 32, 1, (1, 2), attention_at=(4,), channels=1, classes=2, head_width=32))
+    recipe = Recipe(steps=30, batch=16, warmup=5, rate=2e-3, ema=())
+    train_network(network, classifier_loss(SCHEDULE), two, len(SCHEDULE), recipe, tmp_path, compile=False)
+    losses = [float(line.split(",")[1]) for line in (tmp_path / "losses.csv").read_text().splitlines()[1:]]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
+
+
+def test_divergence_names_the_last_good_checkpoint(tmp_path: Path) -> None:
+    train(tmp_path, replace(RECIPE, steps=2))
+    network = UNet(preset("tiny", width=32, classes=3, dropout=0.2), null_class=True)
+
+    def broken(*_: object) -> torch.Tensor:
+        return next(network.parameters()).sum() * torch.full((8,), torch.nan)
+
+    with pytest.raises(DivergedError, match=r"loss of step 3 is nan.*step 2"):
+        train_network(network, broken, pictures(), 50, RECIPE, tmp_path, compile=False)
+
+
+def test_another_recipe_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, replace(RECIPE, steps=2))
+    with pytest.raises(ValueError, match=r"rate: 0\.001 -> 0\.5"):
+        train(tmp_path, replace(RECIPE, rate=0.5))
+
+
+def test_a_flipped_bit_sends_a_run_back_one_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    history = History(tmp_path)
+    for step in (1, 2):
+        history.save(Saved(step, {}, {"w": torch.full((4,), float(step))}))
+    path = tmp_path / "step-00000002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    found = history.newest()
+    assert found is not None
+    assert found.step == 1
+    assert "step-00000002" in caplog.text
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
+    history = History(tmp_path, keep=2)
+    for step in range(5):
+        history.save(Saved(step, {}, {"w": torch.zeros(1)}))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        f"step-0000000{step}.{kind}" for step in (3, 4) for kind in ("json", "safetensors")
+    ]
+
+
+def test_a_store_is_whole_or_absent(tmp_path: Path) -> None:
+    blocks = [np.full((3, 2, 2, 3), value, np.uint8) for value in (1, 2)]
+    store = store_pixels(tmp_path / "pixels.npy", 6, (2, 2, 3), blocks)
+    assert store[:, 0, 0, 0].tolist() == [1, 1, 1, 2, 2, 2]
+    with pytest.raises(ValueError, match="was to hold 7 pictures, but 6 came"):
+        store_pixels(tmp_path / "short.npy", 7, (2, 2, 3), blocks)
+    assert not (tmp_path / "short.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "classes", "words"),
+    [
+        (np.zeros((2, 8, 8), np.uint8), [0, 0], "shape"),
+        (np.zeros((2, 8, 8, 3), np.float32), [0, 0], "uint8"),
+        (np.zeros((0, 8, 8, 3), np.uint8), [], "at least one"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0, 5], "below 2"),
+        (np.zeros((2, 8, 8, 3), np.uint8), [0], "2 entries"),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(pixels: np.ndarray, classes: list[int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Pictures(pixels, np.array(classes, np.int64), ("a", "b"))
