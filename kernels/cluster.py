@@ -27,7 +27,7 @@ def _softmax_rows(logits_ptr, row, inside, K, BLOCK_K: tl.constexpr):
 @triton.jit
 def _double_softmax_forward(
     logits_ptr,  # [rows, K]
-    target_ptr,  # [rows], -1: no loss
+    target_ptr,  # [rows], none where it is not in [0, K)
     loss_ptr,  # [rows]
     rows,
     K,
@@ -39,7 +39,7 @@ def _double_softmax_forward(
     target = tl.load(target_ptr + row, mask=row < rows, other=-1)
     p, exp_p, _ = _softmax_rows(logits_ptr, row, row < rows, K, BLOCK_K)
     chosen = tl.sum(tl.where(tl.arange(0, BLOCK_K)[None, :] == target[:, None], p, 0.0), 1)
-    loss = tl.where(target >= 0, tl.log(tl.sum(exp_p, 1)) - chosen, 0.0)
+    loss = tl.where((target >= 0) & (target < K), tl.log(tl.sum(exp_p, 1)) - chosen, 0.0)
     tl.store(loss_ptr + row, loss, mask=row < rows)
 
 
@@ -61,7 +61,7 @@ def _double_softmax_backward(
     p, exp_p, mask = _softmax_rows(logits_ptr, row, row < rows, K, BLOCK_K)
     cluster = tl.arange(0, BLOCK_K)
     g = exp_p / tl.sum(exp_p, 1)[:, None] - tl.where(cluster[None, :] == target[:, None], 1.0, 0.0)
-    dz = tl.where(target >= 0, dloss, 0.0)[:, None] * p * (g - tl.sum(p * g, 1)[:, None])
+    dz = tl.where((target >= 0) & (target < K), dloss, 0.0)[:, None] * p * (g - tl.sum(p * g, 1)[:, None])
     tl.store(dlogits_ptr + row[:, None] * K + cluster[None, :], dz, mask=mask)
 
 

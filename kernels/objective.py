@@ -132,7 +132,7 @@ def denoising_loss_backward_kernel(
     step = tl.load(t + image)
     valid = (step >= 0) & (step < steps)
     row = table + step * TABLE_WIDTH
-    above = tl.load(dloss + image).to(tl.float32) / count.to(tl.float32)
+    above = tl.load(dloss + image).to(tl.float32) / (1.0 * count)
     error = errors(predicted, predicted_strides, x0, x0_strides, noise, noise_strides, row, valid, image, start, count,
                    positions, TARGET, DRAWN, FLAT, BLOCK)  # fmt: skip
     by_predicted = tl.zeros([BLOCK], tl.float32)

@@ -39,17 +39,20 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[T
 
 
 def double_softmax_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(softmax(logits)) at each row's target [R], 0 where that is -1."""
+    """-log softmax(softmax(logits)) at each row's target [R], 0 where that is not in [0, K)."""
     scores = torch.log_softmax(torch.softmax(exact(logits), 1), 1)
-    return torch.where(targets >= 0, -scores.gather(1, targets.clamp(min=0)[:, None])[:, 0], 0)
+    clusters = logits.shape[1]
+    at_target = scores.gather(1, targets.clamp(0, clusters - 1)[:, None])[:, 0]
+    return torch.where((targets >= 0) & (targets < clusters), -at_target, 0)
 
 
 def double_softmax_loss_backward(logits: Tensor, targets: Tensor, dlosses: Tensor) -> Tensor:
-    """dloss p (g - Σ p g) with p = softmax(logits) and g = softmax(p) - onehot(target), 0 where the target is -1."""
+    """dloss p (g - Σ p g) with p = softmax(logits) and g = softmax(p) - onehot(target), 0 without a target below K."""
+    clusters = logits.shape[1]
     p = torch.softmax(exact(logits), 1)
     g = torch.softmax(p, 1)
-    g[torch.arange(len(g), device=g.device), targets.clamp(min=0)] -= 1
-    chosen = torch.where(targets >= 0, dlosses, 0)[:, None]
+    g[torch.arange(len(g), device=g.device), targets.clamp(0, clusters - 1)] -= 1
+    chosen = torch.where((targets >= 0) & (targets < clusters), dlosses, 0)[:, None]
     return (chosen * p * (g - (p * g).sum(1, keepdim=True))).to(logits.dtype)
 
 

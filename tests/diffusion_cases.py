@@ -10,11 +10,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 def backends_and_types() -> list[tuple[str, torch.dtype]]:
     """Each backend with each type it takes."""
-    return [
-        (backend, dtype)
-        for backend in runnable(native=True)
-        for dtype in (DTYPES if backend != "native" else DTYPES[:1])
-    ]
+    return [(backend, dtype) for backend in runnable(native=True) for dtype in DTYPES]
 
 
 def wave(rate: float, *shape: int) -> Tensor:

@@ -1,13 +1,16 @@
-"""The diffusion kernels, compiled for GPUs that need not be here: nothing spills, and 16 bytes are read at once."""
+"""The diffusion kernels, compiled for GPUs that need not be here: nothing spills, and 16 bytes are read at once.
+
+The bounds on registers are what was measured and a sixth more, so that a kernel that grows is seen.
+"""
 
 from typing import Any
 
 import pytest
 from aot import ARCHITECTURES, compile_ahead
 
-from gdui.kernels import guidance, noising, objective
-
 pytest.importorskip("triton")
+
+from gdui.kernels import guidance, noising, objective
 
 FLAT = ("i32:16", "i32:16", "1")
 LAST = ("i32:16", "1", "i32")
@@ -53,7 +56,19 @@ def test_denoising_loss(architecture: int, kind: str, loss: str, backward: bool)
     arguments |= {"bound_scale": "fp32"} | SIZES
     constants = {"KIND": loss, "TARGET": "eps", "WEIGHTING": "min_snr" if loss != "vlb" else "none"}
     kernel = objective.denoising_loss_backward_kernel if backward else objective.denoising_loss_kernel
-    check(kernel, arguments, constants | {"DRAWN": True, "FLAT": True}, architecture, registers=96)
+    check(kernel, arguments, constants | {"DRAWN": True, "FLAT": True}, architecture, registers=72 if backward else 56)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_denoising_loss_of_a_single_number(backward: bool) -> None:
+    """Images of one element and a schedule of one step: Triton makes arguments that are 1 into constants."""
+    arguments = images(["predicted", "values", "x0", "noise"], "fp32", True)
+    arguments |= {"t": "*i64", "table": "*fp32", "steps": "1"}
+    arguments |= {"dloss": "*fp32"} | images(["dpredicted", "dvalues"], "fp32", True) if backward else {"sums": "*fp32"}
+    arguments |= {"bound_scale": "fp32", "count": "1", "positions": "1"}
+    constants = {"KIND": "hybrid", "TARGET": "v", "WEIGHTING": "p2", "DRAWN": False, "FLAT": True, "BLOCK": 1024}
+    kernel = objective.denoising_loss_backward_kernel if backward else objective.denoising_loss_kernel
+    assert compile_ahead(kernel, arguments, constants, ARCHITECTURES[0]).spilled == 0
 
 
 @pytest.mark.parametrize("method", ["ancestral", "ddim"])
@@ -68,4 +83,4 @@ def test_guided_step(architecture: int, kind: str, method: str) -> None:
     arguments |= {"scale": "fp32", "eta": "fp32", "guidance": "fp32"} | SIZES
     constants = {"METHOD": method, "VARIANCE": "learned_range", "TARGET": "eps", "NOISE_KIND": "drawn"}
     constants |= {"PUSHED": True, "MIXED": True, "LIMITED": True, "FLAT": True}
-    check(guidance.guided_step_kernel, arguments, constants, architecture, registers=96)
+    check(guidance.guided_step_kernel, arguments, constants, architecture, registers=64)

@@ -1,15 +1,19 @@
-"""The kernels of the losses and the norm, compiled for GPUs that need not be here: nothing spills, loads are wide."""
+"""The kernels of the losses and the norm, compiled for GPUs that need not be here: nothing spills, loads are wide.
+
+The bounds on registers are what was measured and a sixth more, so that a kernel that grows is seen.
+"""
 
 import pytest
 import torch
 from aot import ARCHITECTURES, Compiled, compile_ahead
 
-from gdui.kernels import cluster, contrast, norm
-
 pytest.importorskip("triton")
+
+from gdui.kernels import cluster, contrast, norm
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 FLOATS = "*fp32"
+INFO_NCE = {("fp32", 128): 255, ("fp32", 512): 124, ("bf16", 128): 196, ("bf16", 512): 150}  # 255 are all there are
 
 
 def assert_fits(built: Compiled, registers: int, shared: int, load: int = 16) -> None:
@@ -29,7 +33,7 @@ def test_info_nce(architecture: int, kind: str, width: int) -> None:
     pointers = {"q_ptr": f"*{kind}", "queue_ptr": f"*{kind}", "log_sum_ptr": FLOATS, "centre_ptr": FLOATS}
     constants = tile | {"BLOCK_D": width, "OPERAND": contrast.operand_of(TYPES[kind])}
     built = compile_ahead(contrast._info_nce_partial, pointers | sizes, constants, architecture, warps=warps)
-    assert_fits(built, registers=255, shared=100 * 1024)
+    assert_fits(built, registers=INFO_NCE[kind, width], shared=100 * 1024)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -39,7 +43,7 @@ def test_info_nce_combine(architecture: int) -> None:
     arguments |= {"rows": "i32:16", "width": "i32:16", "splits": "i32:16", "inverse_temperature": "fp32"}
     constants = {"BLOCK_S": contrast.SPLITS, "BLOCK_D": 512}
     built = compile_ahead(contrast._info_nce_combine, arguments, constants, architecture, warps=8)
-    assert_fits(built, registers=255, shared=8 * 1024)
+    assert_fits(built, registers=114, shared=8 * 1024)
 
 
 @pytest.mark.parametrize("clusters", [16, 16384])
@@ -52,11 +56,12 @@ def test_double_softmax(architecture: int, kind: str, clusters: int) -> None:
     sizes = {"rows": "i32:16", "K": "i32:16"}
     forward = read | {"loss_ptr": FLOATS} | sizes
     backward = read | {"dloss_ptr": FLOATS, "dlogits_ptr": f"*{kind}"} | sizes
-    for kernel, arguments in (
-        (cluster._double_softmax_forward, forward),
-        (cluster._double_softmax_backward, backward),
+    for kernel, arguments, registers in (
+        (cluster._double_softmax_forward, forward, 88),
+        (cluster._double_softmax_backward, backward, 150),
     ):
-        assert_fits(compile_ahead(kernel, arguments, blocks, architecture, warps=warps), registers=200, shared=4 * 1024)
+        built = compile_ahead(kernel, arguments, blocks, architecture, warps=warps)
+        assert_fits(built, registers, shared=4 * 1024)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(128, 32), (512, 1), (4096, 1)])
@@ -72,6 +77,9 @@ def test_group_norm(architecture: int, kind: str, channels: int, groups: int) ->
     forward = {"x_ptr": f"*{kind}"} | affine | {"y_ptr": f"*{kind}"} | saved | sizes | {"eps": "fp32"}
     backward = dict.fromkeys(("x_ptr", "dy_ptr"), f"*{kind}") | affine | saved | {"dx_ptr": f"*{kind}"}
     backward |= dict.fromkeys(("dgain_ptr", "doffset_ptr"), FLOATS) | sizes
-    for kernel, arguments in ((norm._group_norm_forward, forward), (norm._group_norm_backward, backward)):
+    for kernel, arguments, registers in (
+        (norm._group_norm_forward, forward, 85),
+        (norm._group_norm_backward, backward, 120 if channels <= 512 else 204),
+    ):
         built = compile_ahead(kernel, arguments, constants, architecture, warps=warps)
-        assert_fits(built, registers=200, shared=16 * 1024)
+        assert_fits(built, registers, shared=16 * 1024)

@@ -1,6 +1,7 @@
 """cluster_loss: values and gradients against PyTorch's softmax and cross-entropy head by head, and closed forms."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from tolerance import assert_no_worse
 from torch import Tensor
 
 from gdui import ops
-from gdui.ops.cluster import double_softmax_loss_op
+from gdui.kernels import reference
+from gdui.ops import dispatch
+from gdui.ops.cluster import TRITON_CLUSTERS, double_softmax_loss_op
 
 BACKENDS = runnable(native=True)
 SHAPES = [(1, 1, 1), (3, 50, 7), (2, 17, 16), (1, 300, 33), (2, 5, 1000), (1, 2, 4097), (0, 4, 3), (2, 0, 3)]
@@ -40,8 +43,6 @@ def value_and_gradient(loss, logits: Tensor, upstream: Tensor) -> list[Tensor]: 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_value_and_gradient(backend: str, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-    if backend == "native" and dtype != torch.float32:
-        pytest.skip("the C++ core takes float32")
     exact, targets = heads(shape, device_of(backend))
     logits = exact.to(dtype)
     upstream = torch.arange(1.0, shape[0] + 1, device=logits.device)
@@ -82,6 +83,41 @@ def test_only_chosen_samples_count(backend: str) -> None:
     torch.testing.assert_close(gradient.sum(2), torch.zeros_like(gradient.sum(2)), atol=1e-7, rtol=0)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_target_beyond_the_clusters_is_none(backend: str) -> None:
+    """On a GPU, where nobody waits to look; on the CPU it raises before a kernel is reached."""
+    logits = torch.linspace(-1, 1, 12, device=device_of(backend)).view(3, 4)
+    targets = torch.tensor([2, 4, -7], device=logits.device)
+    if backend == "native":
+        with pytest.raises(ValueError, match="below the number of clusters 4, but hold 4"):
+            ops.cluster_loss(logits[None], targets[None], backend="native")
+        return
+    module: Any = reference
+    if backend == "triton":
+        from gdui.kernels import cluster
+
+        module = cluster
+    losses = module.double_softmax_loss(logits, targets)
+    gradient = module.double_softmax_loss_backward(logits, targets, torch.ones_like(losses))
+    assert losses[0] != 0
+    assert gradient[0].any()
+    assert not losses[1:].any()
+    assert not gradient[1:].any()
+
+
+def test_a_forced_choice_that_cannot_run_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every obstacle but the number of clusters is taken away, as on a GPU."""
+    monkeypatch.setattr(dispatch, "triton_obstacle", lambda tensors: None)
+    logits, targets = torch.zeros(1, 1, TRITON_CLUSTERS + 1), torch.zeros(1, 1, dtype=torch.int64)
+    message = "'triton' was asked for, but its kernel takes at most 16384 clusters, not 16385"
+    with pytest.raises(RuntimeError, match=message):
+        ops.cluster_loss(logits, targets, backend="triton")
+    assert ops.cluster_loss(logits, targets) > 0
+    monkeypatch.setenv("GDUI_BACKEND", "triton")
+    with pytest.raises(RuntimeError, match=message):
+        ops.cluster_loss(logits, targets)
+
+
 def test_threads_do_not_change_a_bit() -> None:
     logits, targets = heads((3, 700, 21), "cpu")
     upstream, before = torch.ones(3), torch.get_num_threads()
@@ -118,6 +154,8 @@ def test_compiles_as_one_graph() -> None:
     [
         (torch.zeros(1, 2, 3).long(), torch.zeros(1, 2).long(), TypeError, "logits must be floating-point"),
         (torch.zeros(2, 3), torch.zeros(2).long(), ValueError, r"logits must be \[H, N, K\].* its shape is \(2, 3\)"),
+        ([[[0.0]]], torch.zeros(1, 1).long(), TypeError, "logits must be a floating-point tensor, not list"),
+        (torch.zeros(1, 1, 3), [[0]], TypeError, "targets must be a tensor, not list"),
         (torch.zeros(1, 2, 0), torch.zeros(1, 2).long(), ValueError, "at least one cluster"),
         (torch.zeros(1, 2, 3), torch.zeros(1, 2), TypeError, "targets must be int64, not torch.float32"),
         (torch.zeros(1, 2, 3), torch.zeros(2, 1).long(), ValueError, r"targets must be \(1, 2\).*, not \(2, 1\)"),

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gdui import ops
+from gdui.kernels import reference
+from gdui.ops import dispatch
 from gdui.ops.contrast import blocked_info_nce, info_nce_op
 
 BACKENDS = runnable(native=True)
-SHAPES = [(3, 5, 2), (1, 1, 1), (7, 1100, 33), (33, 130, 128), (5, 70, 200), (2, 40, 600), (0, 9, 4)]
+SHAPES = [(3, 5, 2), (1, 1, 1), (7, 1100, 33), (33, 130, 128), (5, 70, 200), (2, 40, 512), (0, 9, 4)]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -89,6 +92,15 @@ def test_each_row_is_alone(backend: str) -> None:
     torch.testing.assert_close(together, alone)
 
 
+def test_a_forced_choice_that_cannot_run_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every obstacle but the width is taken away, as on a GPU."""
+    monkeypatch.setattr(dispatch, "triton_obstacle", lambda tensors: None)
+    q, k, queue = (value.float() for value in vectors(2, 40, 600, "cpu"))
+    with pytest.raises(RuntimeError, match="'triton' was asked for, but its kernel takes at most 512 numbers in a row"):
+        ops.info_nce(q, k, queue, 0.2, backend="triton")
+    torch.testing.assert_close(ops.info_nce(q, k, queue, 0.2), cross_entropy(q, k, queue, 0.2))
+
+
 def test_reference_gradients_in_float64() -> None:
     q, k, queue = vectors(3, 11, 5, "cpu")
     q.requires_grad_()
@@ -121,10 +133,18 @@ def test_no_tensor_comes_near_the_size_of_the_logits() -> None:
                 self.elements = max(self.elements, out.numel())
             return out
 
-    q, k, queue = (value.float() for value in vectors(64, 65536, 2, "cpu"))
+    q, k, queue = (value.float() for value in vectors(256, 65536, 2, "cpu"))
     with Largest() as seen:
         blocked_info_nce(q, k, queue, 0.2)
-    assert 0 < seen.elements <= q.shape[0] * queue.shape[0] / 16
+    assert 0 < seen.elements <= q.shape[0] * queue.shape[0] / 10
+
+
+@pytest.mark.parametrize(("rows", "entries"), [(300, 9000), (1000, 13001)])
+def test_blocks_add_up_to_the_whole(rows: int, entries: int) -> None:
+    """More logits than one block holds, the last block shorter than the others."""
+    q, k, queue = (value.float() for value in vectors(rows, entries, 8, "cpu"))
+    for ours, whole in zip(blocked_info_nce(q, k, queue, 0.2), reference.info_nce(q, k, queue, 0.2), strict=True):
+        torch.testing.assert_close(ours, whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +153,7 @@ def test_no_tensor_comes_near_the_size_of_the_logits() -> None:
         ({"q": torch.zeros(2, 3, dtype=torch.int64)}, TypeError, "q must be floating-point, not torch.int64"),
         ({"q": torch.zeros(3)}, ValueError, r"q must have 2 axes, but its shape is \(3,\)"),
         ({"k": torch.zeros(2, 3).half()}, TypeError, "k must have q's type torch.float32, not torch.float16"),
+        ({"k": np.zeros((2, 3))}, TypeError, "k must be a tensor, not ndarray"),
         ({"k": torch.zeros(1, 3)}, ValueError, r"k must have q's shape \(2, 3\), not \(1, 3\)"),
         ({"queue": torch.zeros(0, 3)}, ValueError, r"queue must be \[Q, 3\] with at least one row, not \(0, 3\)"),
         ({"queue": torch.zeros(5, 4)}, ValueError, r"queue must be \[Q, 3\] with at least one row, not \(5, 4\)"),

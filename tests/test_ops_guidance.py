@@ -149,6 +149,37 @@ def test_it_compiles_whole_and_is_registered_as_pytorch_wants() -> None:
     torch.library.opcheck(torch.ops.gdui.guided_step.default, arguments)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_and_seeds_may_have_any_strides(backend: str) -> None:
+    values = [moved(value, backend) for value in inputs((3, 1, 7, 5))]
+    t = torch.tensor([40, 1, 20, 1, 0]).to(values[0].device)
+    for steps, seed in ((t[::2], t[::2]), (t[:1].expand(3), t[1:2].expand(3))):
+        dense = [torch.stack(list(value)) for value in (steps, seed)]
+        out = step({}, values, steps, backend, seed=seed)
+        assert torch.equal(out, step({}, values, dense[0], backend, seed=dense[1]))
+
+
+@pytest.mark.parametrize("clip", [True, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_gradient_passes(backend: str, dtype: torch.dtype, clip: bool | float) -> None:
+    if backend != "reference" and dtype == torch.float64:
+        return
+    values = [moved(value, backend, dtype).requires_grad_() for value in inputs((2, 1, 3, 3))]
+    t = torch.tensor([3, 20], device=values[0].device)
+    out = step({"clip": clip, "gradient": True}, values, t, backend, noise=values[3])
+    assert not out.requires_grad
+
+
+@pytest.mark.parametrize("clip", [True, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_steps_outside_the_schedule_are_named(dtype: torch.dtype, clip: bool | float) -> None:
+    x, prediction, _, noise = (value.to(dtype) for value in inputs((2, 3, 4, 4)))
+    for t, held in ((T - 1, -1), (T + 49, 50)):
+        with pytest.raises(ValueError, match=rf"t must be in \[0, 50\), but holds {held}"):
+            ops.guided_step(x, prediction, t, SCHEDULE, noise=noise, clip=clip)
+
+
 def test_threads_change_nothing() -> None:
     values, t, threads = [value.float() for value in inputs((16, 3, 41, 40))], torch.arange(16), torch.get_num_threads()
     found = []

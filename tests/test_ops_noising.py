@@ -1,14 +1,18 @@
 """noise_images: what it computes, on every backend, in every type and layout."""
 
+from typing import Any
+
 import pytest
 import torch
-from backends import device_of
+from backends import device_of, runnable
 from diffusion_cases import SHAPES, backends_and_types, moved, steps_for, wave
 from tolerance import assert_no_worse
 
 from gdui import ops
 from gdui.diffusion.schedule import Schedule
+from gdui.ops.dispatch import Backend
 
+BACKENDS: list[Any] = runnable(native=True)
 SCHEDULE = Schedule.from_name("cosine", 50)
 
 
@@ -27,6 +31,17 @@ def test_given_noise_is_mixed_in(
     out = ops.noise_images(images, t.to(device_of(backend)), SCHEDULE, noise=given, backend=backend)  # type: ignore[arg-type]
     assert not len(x0) or out.stride() == images.stride()
     assert_no_worse(out.cpu(), plain, truth)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_and_seeds_may_have_any_strides(backend: Backend) -> None:
+    x0, t = moved(wave(0.7, 3, 2, 5), backend), torch.tensor([40, 1, 20, 1, 0]).to(device_of(backend))
+    assert not t[::2].is_contiguous()
+    for steps, seed in ((t[::2], t[::2]), (t[:1].expand(3), t[1:2].expand(3))):
+        out = ops.noise_images(x0, steps, SCHEDULE, seed=seed, backend=backend)
+        assert torch.equal(out, ops.noise_images(x0, steps.clone(), SCHEDULE, seed=seed.clone(), backend=backend))
+        alone = ops.noise_images(x0[1:2], steps[1:2].clone(), SCHEDULE, seed=seed[1:2].clone(), backend=backend)
+        assert torch.equal(out[1:2], alone)
 
 
 def test_gradients_reach_the_images_and_the_noise() -> None:
@@ -64,8 +79,13 @@ T = torch.tensor([0, 1])
         (X0.long(), T, {"seed": T}, TypeError, "x0 must be floating-point, not torch.int64"),
         (X0[0, 0, 0], T, {"seed": T}, ValueError, "x0 must be [B, C, ...], but its shape is (4,)"),
         (X0, T + 50, {"seed": T, "backend": "native"}, ValueError, "t must be in [0, 50), but holds 50"),
+        (X0, T - 1, {"seed": T, "backend": "reference"}, ValueError, "t must be in [0, 50), but holds -1"),
+        (X0.double(), T - 1, {"seed": T}, ValueError, "t must be in [0, 50), but holds -1"),
+        (X0.bfloat16(), T + 49, {"seed": T}, ValueError, "t must be in [0, 50), but holds 50"),
+        (X0, 3, {"seed": T}, TypeError, "t must be an int64 tensor with one entry for each image, not int"),
+        (X0.numpy(), T, {"seed": T}, TypeError, "x0 must be a floating-point tensor, not ndarray"),
         (X0, T, {"seed": T, "backend": "cuda"}, ValueError, "backend must be one of"),
-        (X0.half(), T, {"seed": T, "backend": "native"}, RuntimeError, "it needs torch.float32, not torch.float16"),
+        (X0.double(), T, {"seed": T, "backend": "native"}, RuntimeError, "not torch.float64"),
     ],
 )
 def test_mistakes_are_named(

@@ -10,6 +10,7 @@ from tolerance import assert_no_worse
 from torch import Tensor
 
 from gdui import ops
+from gdui.ops import dispatch
 from gdui.ops.norm import group_norm_op
 
 BACKENDS = runnable(native=True)
@@ -52,8 +53,6 @@ def value_and_gradients(function: Any, x: Tensor, values: list[Tensor]) -> list[
 def test_value_and_gradients(
     backend: str, shape: tuple[int, ...], groups: int, dtype: torch.dtype, film: bool, silu: bool
 ) -> None:
-    if backend == "native" and dtype == torch.float16:
-        pytest.skip("the C++ core takes float32 and bfloat16")
     x, values = made(shape, film, device_of(backend))
     x, values = x.to(dtype), [value.to(dtype) for value in values]
 
@@ -134,6 +133,16 @@ def test_threads_do_not_change_a_bit(dtype: torch.dtype, batch: int) -> None:
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
+def test_a_forced_choice_that_cannot_run_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every obstacle but the group's size is taken away, as on a GPU."""
+    monkeypatch.setattr(dispatch, "triton_obstacle", lambda tensors: None)
+    x, weight = torch.ones(1, 4097, 1), torch.ones(4097)
+    message = "'triton' was asked for, but its kernel takes at most 4096 channels in a group, not 4097"
+    with pytest.raises(RuntimeError, match=message):
+        ops.group_norm_silu(x, 1, weight, weight, backend="triton")
+    torch.testing.assert_close(ops.group_norm_silu(x, 1, weight, weight, silu=False), x)
+
+
 def test_far_tails_of_silu() -> None:
     x = torch.tensor([-1.0, 1.0]).repeat(1, 1, 50).requires_grad_()
     for weight in (1e1, 1e2, 1e4):
@@ -177,7 +186,10 @@ def test_compiles_as_one_graph() -> None:
         ({"x": torch.zeros(1, 4)}, ValueError, r"x must be \[B, C, ...\].*, but its shape is \(1, 4\)"),
         ({"x": torch.zeros(1, 4, 0)}, ValueError, "with channels and pixels"),
         ({"groups": 3}, ValueError, "groups must divide the 4 channels of x, but is 3"),
-        ({"groups": 0}, ValueError, "groups must divide the 4 channels of x, but is 0"),
+        ({"groups": 0}, ValueError, "groups must be at least 1, not 0"),
+        ({"groups": 2.0}, TypeError, "groups must be a whole number, not float"),
+        ({"x": [[[0.0]]]}, TypeError, "x must be a floating-point tensor, not list"),
+        ({"weight": 1.0}, TypeError, "weight must be a tensor, not float"),
         ({"weight": torch.zeros(3)}, ValueError, r"weight must be \(4,\), not \(3,\)"),
         ({"scale": torch.zeros(4)}, ValueError, r"scale must be \(1, 4\), not \(4,\)"),
     ],

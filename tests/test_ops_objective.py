@@ -185,6 +185,27 @@ def test_a_seed_stands_for_the_noise_of_noise_images(backend: str, kind: Any) ->
     torch.testing.assert_close(drawn, given, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_and_seeds_may_have_any_strides(backend: str) -> None:
+    prediction, x0, _ = (moved(value, backend) for value in inputs((3, 1, 7, 5)))
+    t, above = torch.tensor([40, 1, 20, 1, 0]).to(x0.device), torch.ones(3)
+    for steps, seed in ((t[::2], t[::2]), (t[:1].expand(3), t[1:2].expand(3))):
+        strided = both(prediction, x0, steps, above, backend, seed=seed)
+        dense = [torch.stack(list(value)) for value in (steps, seed)]
+        for one, other in zip(strided, both(prediction, x0, dense[0], above, backend, seed=dense[1]), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_second_derivative_raises(backend: str) -> None:
+    prediction, x0, noise = (moved(value, backend) for value in inputs((2, 1, 3, 3)))
+    leaf, t = prediction.requires_grad_(), torch.tensor([0, 20], device=x0.device)
+    loss = ops.denoising_loss(leaf, x0, t, SCHEDULE, noise=noise, kind="hybrid", backend=backend)  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="denoising_loss has no second derivative"):
+        (loss.sum() + gradient.square().sum()).backward()
+
+
 def test_threads_change_nothing() -> None:
     prediction, x0, noise = (value.float() for value in inputs((16, 3, 41, 40)))
     t, threads = torch.arange(16), torch.get_num_threads()
@@ -234,3 +255,23 @@ def test_mistakes_are_named(channels: int, options: dict[str, Any], message: str
     with pytest.raises(ValueError) as raised:
         ops.denoising_loss(torch.zeros(2, channels, 4, 4), X0, T, SCHEDULE, noise=X0, **options)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("wanted", [False, True], ids=["value", "gradient"])
+def test_steps_outside_the_schedule_are_named(dtype: torch.dtype, wanted: bool) -> None:
+    prediction = torch.zeros(2, 3, 4, 4, dtype=dtype, requires_grad=wanted)
+    for t, held in ((T - 1, -1), (T + 49, 50)):
+        with pytest.raises(ValueError, match=rf"t must be in \[0, 50\), but holds {held}"):
+            ops.denoising_loss(prediction, X0.to(dtype), t, SCHEDULE, noise=X0.to(dtype))
+
+
+def test_wrong_kinds_of_arguments_are_named() -> None:
+    wrong: Any
+    for wrong, message in (
+        ({"prediction": X0.numpy()}, "prediction must be a floating-point tensor, not ndarray"),
+        ({"t": 3}, "t must be an int64 tensor with one entry for each image, not int"),
+        ({"noise": None, "seed": 5}, "seed must be an int64 tensor with one entry for each image, not int"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            ops.denoising_loss(**({"prediction": X0, "x0": X0, "t": T, "schedule": SCHEDULE, "noise": X0} | wrong))

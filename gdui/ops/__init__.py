@@ -1,6 +1,7 @@
-"""The one door to the kernels: each op checks its arguments, then runs Triton, else C++, else the reference.
+"""The one door to the kernels: each op checks its arguments, then runs Triton, else "native", else the reference.
 
-The argument `backend` or the environment variable GDUI_BACKEND forces a choice; one that can't run raises.
+"native" is C++ or, for info_nce, PyTorch's products on blocks of the queue. The argument `backend` or the
+environment variable GDUI_BACKEND forces a choice; one that can't run raises.
 """
 
 from gdui.ops.cluster import cluster_loss

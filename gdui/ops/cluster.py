@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from gdui.kernels import reference
-from gdui.ops.dispatch import Backend, choose
+from gdui.ops.arguments import check_floats, check_tensor
+from gdui.ops.dispatch import Backend, choose, wider
 
 __all__ = ["cluster_loss"]
 
@@ -20,7 +21,8 @@ def cluster_loss(logits: Tensor, targets: Tensor, *, backend: Backend = "auto") 
 
     Args:
         logits: of each head's samples and clusters [H, N, K], in float32, bfloat16, float16 or float64.
-        targets: each head's pseudo-labels [H, N] in int64, -1 for samples it hasn't chosen.
+        targets: each head's pseudo-labels [H, N] in int64, -1 for samples it hasn't chosen. One of K or more raises on
+            the CPU; on a GPU, where looking would wait for it, it is not chosen either.
         backend: "triton", "native" (C++) or "reference".
 
     Returns:
@@ -29,16 +31,16 @@ def cluster_loss(logits: Tensor, targets: Tensor, *, backend: Backend = "auto") 
     check_heads(logits, targets)
     heads, samples, clusters = logits.shape
     losses = double_softmax_loss_op(logits.reshape(heads * samples, clusters), targets.reshape(-1), backend)
-    chosen = (targets >= 0).sum(1).clamp(min=1)
+    chosen = ((targets >= 0) & (targets < clusters)).sum(1).clamp(min=1)
     loss: Tensor = losses.view(heads, samples).sum(1) / chosen
     return loss
 
 
 def check_heads(logits: Tensor, targets: Tensor) -> None:
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating-point, not {logits.dtype}")
+    check_floats("logits", logits)
     if logits.ndim != 3 or logits.shape[2] == 0:
         raise ValueError(f"logits must be [H, N, K] with at least one cluster, but its shape is {tuple(logits.shape)}")
+    check_tensor("targets", targets)
     if targets.dtype != torch.int64:
         raise TypeError(f"targets must be int64, not {targets.dtype}")
     if targets.shape != logits.shape[:2]:
@@ -59,7 +61,7 @@ def double_softmax_loss_op(logits: Tensor, targets: Tensor, backend: str) -> Ten
         from gdui import _core
 
         losses = torch.empty(len(logits))
-        _core.double_softmax_loss(logits.numpy(), targets.numpy(), losses.numpy(), torch.get_num_threads())
+        _core.double_softmax_loss(logits.float().numpy(), targets.numpy(), losses.numpy(), torch.get_num_threads())
     else:
         from gdui.kernels import cluster
 
@@ -82,9 +84,10 @@ def double_softmax_loss_backward_op(logits: Tensor, targets: Tensor, dlosses: Te
     elif chosen == "native":
         from gdui import _core
 
-        dlogits = torch.empty_like(logits)
-        arrays = (tensor.numpy() for tensor in (logits, targets, dlosses, dlogits))
+        computed = torch.empty_like(logits, dtype=torch.float32)
+        arrays = (tensor.numpy() for tensor in (logits.float(), targets, dlosses, computed))
         _core.double_softmax_loss_backward(*arrays, torch.get_num_threads())
+        dlogits = computed.to(logits.dtype)
     else:
         from gdui.kernels import cluster
 
@@ -98,12 +101,12 @@ def _(logits: Tensor, targets: Tensor, dlosses: Tensor, backend: str) -> Tensor:
 
 
 def backend_for(logits: Tensor, backend: str) -> str:
-    chosen = choose(backend, logits, native=True)
-    return "reference" if chosen == "triton" and logits.shape[1] > TRITON_CLUSTERS else chosen
+    too_wide = wider("clusters", logits.shape[1], TRITON_CLUSTERS)
+    return choose(backend, logits, too_wide=too_wide)
 
 
 def check_targets(targets: Tensor, clusters: int) -> None:
-    """Raises unless all are below `clusters`; on a GPU that would wait for it, so there such a sample has no target."""
+    """Raises unless all are below `clusters`; on a GPU that would wait for it, and the kernels skip such a sample."""
     if targets.device.type == "cpu" and targets.numel() and int(targets.max()) >= clusters:
         raise ValueError(f"targets must be below the number of clusters {clusters}, but hold {int(targets.max())}")
 

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from gdui.kernels import reference
-from gdui.ops.dispatch import Backend, choose
+from gdui.ops.arguments import check_tensor
+from gdui.ops.dispatch import Backend, choose, wider
 
 __all__ = ["info_nce"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TRITON_WIDTH = 512  # a wider row of q doesn't fit into a kernel's registers
-BLOCKS, LEAST_BLOCK = 16, 1024  # without Triton the queue is read in so many parts, none smaller than the least
+BLOCKS, LEAST_BLOCK = 12, 1 << 20  # without Triton: as many parts of the queue at most, of as many logits at least
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float, *, backend: Backend = "auto") -> Tensor:
@@ -39,6 +40,7 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float, *, backend
 
 def check_vectors(q: Tensor, k: Tensor, queue: Tensor) -> None:
     for name, value in (("q", q), ("k", k), ("queue", queue)):
+        check_tensor(name, value)
         if value.dtype not in FLOATS:
             raise TypeError(f"{name} must be floating-point, not {value.dtype}")
         if value.ndim != 2:
@@ -58,9 +60,8 @@ def check_vectors(q: Tensor, k: Tensor, queue: Tensor) -> None:
 @torch.library.custom_op("gdui::info_nce", mutates_args=())
 def info_nce_op(q: Tensor, k: Tensor, queue: Tensor, temperature: float, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """The loss [B], the gradient to q before division by the temperature [B, d], and the negatives' share [B]."""
-    chosen = choose(backend, q, k, queue, native=True, native_types=FLOATS)
-    if chosen == "triton" and q.shape[1] > TRITON_WIDTH:
-        chosen = "native"
+    too_wide = wider("numbers in a row", q.shape[1], TRITON_WIDTH)
+    chosen = choose(backend, q, k, queue, native_types=FLOATS, native_devices=(q.device.type,), too_wide=too_wide)
     out: tuple[Tensor, Tensor, Tensor]
     if chosen == "reference":
         out = reference.info_nce(q, k, queue, temperature)
@@ -85,8 +86,8 @@ def blocked_info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) ->
     scaled = reference.exact(q) / temperature
     positive = (scaled * k).sum(1)
     top, negative, centre = positive, torch.zeros_like(positive), torch.zeros_like(k)
-    size = max(LEAST_BLOCK, -(-len(queue) // BLOCKS))
-    logits = q.new_empty(len(q), min(size, len(queue)), dtype=k.dtype)
+    size = min(len(queue), max(LEAST_BLOCK // max(1, len(q)), -(-len(queue) // BLOCKS)))
+    logits = q.new_empty(len(q), size, dtype=k.dtype)
     for block in torch.split(queue, size):
         x = block.to(k.dtype)
         share = torch.mm(scaled, x.T, out=logits[:, : len(x)] if len(x) < size else logits)

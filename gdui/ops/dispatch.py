@@ -1,4 +1,7 @@
-"""Which implementation of an op runs: Triton where it can, else the C++ core where it has one, else the reference."""
+"""Which implementation of an op runs: Triton where it can, else the native one where there is one, else the reference.
+
+"native" is the C++ core or, for info_nce, PyTorch on blocks of the queue.
+"""
 
 import os
 from collections.abc import Collection
@@ -9,39 +12,41 @@ import torch
 
 from gdui.checks import one_of
 
-__all__ = ["Backend", "choose", "interpreting"]
+__all__ = ["Backend", "choose", "interpreting", "wider"]
 
 Backend = Literal["auto", "triton", "native", "reference"]
 VARIABLE = "GDUI_BACKEND"
+SINGLE_OR_LESS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def choose(
     backend: str,
     *tensors: torch.Tensor | None,
-    native: bool = False,
-    native_types: Collection[torch.dtype] = (torch.float32,),
+    native_types: Collection[torch.dtype] = SINGLE_OR_LESS,
+    native_devices: Collection[str] = ("cpu",),
+    too_wide: str | None = None,
 ) -> str:
     """The backend to run on `tensors`: the one asked for by argument or by GDUI_BACKEND, else the fastest that can.
 
     Args:
         backend: one of "auto", "triton", "native", "reference"; "auto" leaves the choice to GDUI_BACKEND.
         tensors: what the op reads; None for what was not given.
-        native: whether the op has a C++ implementation.
-        native_types: what that takes.
+        native_types, native_devices: what the op's native implementation takes.
+        too_wide: what about the shapes keeps the op's Triton kernel from running, or None.
     """
     one_of("backend", backend, get_args(Backend))
     if backend == "auto":
         backend = one_of(VARIABLE, os.environ.get(VARIABLE, "auto"), get_args(Backend))
     given = [tensor for tensor in tensors if tensor is not None]
     if backend == "auto":
-        if triton_obstacle(given) is None and not interpreting():
+        if (triton_obstacle(given) or too_wide) is None and not interpreting():
             return "triton"
-        return "native" if native and native_obstacle(given, native_types) is None else "reference"
+        return "native" if native_obstacle(given, native_types, native_devices) is None else "reference"
     obstacle = None
     if backend == "triton":
-        obstacle = triton_obstacle(given)
+        obstacle = triton_obstacle(given) or too_wide
     elif backend == "native":
-        obstacle = native_obstacle(given, native_types) if native else "this op has no C++ implementation"
+        obstacle = native_obstacle(given, native_types, native_devices)
     if obstacle is not None:
         raise RuntimeError(f"the backend {backend!r} was asked for, but {obstacle}")
     return backend
@@ -58,12 +63,19 @@ def triton_obstacle(tensors: list[torch.Tensor]) -> str | None:
     return None
 
 
-def native_obstacle(tensors: list[torch.Tensor], types: Collection[torch.dtype]) -> str | None:
-    """Why the C++ core can't run on `tensors`, or None."""
-    if any(tensor.device.type != "cpu" for tensor in tensors):
+def native_obstacle(
+    tensors: list[torch.Tensor], types: Collection[torch.dtype], devices: Collection[str]
+) -> str | None:
+    """Why the native implementation can't run on `tensors`, or None."""
+    if any(tensor.device.type not in devices for tensor in tensors):
         return f"it needs CPU tensors, not {', '.join(sorted({tensor.device.type for tensor in tensors}))}"
     others = {str(t.dtype) for t in tensors if t.is_floating_point() and t.dtype not in types}
     return f"it needs {' or '.join(map(str, types))}, not {', '.join(sorted(others))}" if others else None
+
+
+def wider(what: str, count: int, most: int) -> str | None:
+    """Why a Triton kernel can't hold `count` of something in its registers, or None."""
+    return f"its kernel takes at most {most} {what}, not {count}" if count > most else None
 
 
 def interpreting() -> bool:

@@ -15,10 +15,11 @@ from gdui.ops.images import (
     check_images,
     check_noise,
     check_prediction,
-    check_steps,
     dense_like,
     halves,
+    per_image,
     planes,
+    require_steps,
     same_shape,
     table_of,
     threads,
@@ -31,6 +32,7 @@ Method = Literal["ancestral", "ddim"]
 Variance = Literal["learned_range", "fixed_small", "fixed_large"]
 
 
+@torch.no_grad()
 def guided_step(
     x: Tensor,
     prediction: Tensor,
@@ -50,7 +52,7 @@ def guided_step(
     guidance: float = 1.0,
     backend: Backend = "auto",
 ) -> Tensor:
-    """The images one step earlier.
+    """The images one step earlier; not differentiable: this is sampling.
 
     Args:
         x: the images at step t [B, C, ...].
@@ -71,7 +73,7 @@ def guided_step(
     one_of("target", target, ["eps", "x0", "v"])
     in_range("eta", eta, 0.0, 1.0)
     check_images("x", x)
-    check_steps("t", t, x, "x")
+    t = per_image("t", t, x, "x")
     learned = True if method == "ancestral" and variance == "learned_range" else None
     check_prediction("prediction", prediction, x, "x", learned=learned)
     if unconditional is not None:
@@ -79,7 +81,7 @@ def guided_step(
     if gradient is not None:
         same_shape("gradient", gradient, x, "x")
     if method == "ancestral" or eta or noise is not None or seed is not None:
-        check_noise(noise, seed, x, "x")
+        seed = check_noise(noise, seed, x, "x")
     table = table_of(schedule, x)
     limit = limit_of(clip, x, prediction, t, table, target, unconditional, guidance)
     run = guided_step_op if torch.compiler.is_compiling() else compute
@@ -106,6 +108,8 @@ def limit_of(
     if clip is True:
         return table.new_ones(len(x))
     in_range("clip", clip, 0.0, 1.0)
+    if not torch.compiler.is_compiling():
+        require_steps(t, table)
     limit: Tensor = reference.dynamic_limit(x, prediction, t, table, clip, target, unconditional, guidance)
     return limit
 
@@ -128,22 +132,23 @@ def compute(
     guidance: float,
     backend: str,
 ) -> Tensor:
-    chosen = choose(backend, x, prediction, gradient, noise, unconditional, native=True)
-    out = dense_like(x)
+    chosen = choose(backend, x, prediction, gradient, noise, unconditional)
+    require_steps(t, table)
+    out = dense_like(x, torch.float32 if chosen == "native" else None)
     if chosen == "reference":
         options = (method, eta, variance, limit, target, unconditional, guidance)
         return out.copy_(reference.guided_step(x, prediction, t, table, gradient, scale, noise, seed, *options))
     if not out.numel():
-        return out
+        return out.to(x.dtype)
     predicted, values = halves(prediction, x.shape[1])
     weak = None if unconditional is None else halves(unconditional, x.shape[1])[0]
     if chosen == "native":
         _core.guided_step(
-            array(planes(x)), array(predicted), array(values), array(t.contiguous()), array(table),
-            array(planes(gradient)), scale, array(planes(noise)), None if seed is None else array(seed.contiguous()),
+            array(planes(x)), array(predicted), array(values), array(t), array(table),
+            array(planes(gradient)), scale, array(planes(noise)), array(seed),
             method, eta, variance, array(limit), target, array(weak), guidance, array(planes(out)), threads(),
         )  # fmt: skip
-        return out
+        return out.to(x.dtype)
     from gdui.kernels import guidance as kernel
 
     kernel.guided_step(

@@ -7,16 +7,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gdui.ops.arguments import check_floats, check_tensor
+
 __all__ = [
     "Tabulated",
     "array",
     "check_images",
     "check_noise",
     "check_prediction",
-    "check_steps",
     "dense_like",
     "halves",
+    "per_image",
     "planes",
+    "require_steps",
     "runner",
     "same_shape",
     "table_of",
@@ -32,38 +35,46 @@ class Tabulated(Protocol):
 
 def check_images(name: str, images: Tensor) -> None:
     """Raises unless `images` are floating-point [B, C, ...]."""
-    if not images.is_floating_point():
-        raise TypeError(f"{name} must be floating-point, not {images.dtype}")
+    check_floats(name, images)
     if images.ndim < 2:
         raise ValueError(f"{name} must be [B, C, ...], but its shape is {tuple(images.shape)}")
 
 
 def same_shape(name: str, value: Tensor, like: Tensor, owner: str) -> None:
     """Raises unless `value` is floating-point, and of the shape and on the device of `like`."""
-    if not value.is_floating_point():
-        raise TypeError(f"{name} must be floating-point, not {value.dtype}")
+    check_floats(name, value)
     if value.shape != like.shape:
         raise ValueError(f"{name} must have {owner}'s shape {tuple(like.shape)}, not {tuple(value.shape)}")
     same_device(name, value, like, owner)
 
 
-def check_steps(name: str, t: Tensor, images: Tensor, owner: str) -> None:
-    """Raises unless `t` is one int64 an image, on the images' device."""
+def per_image(name: str, t: Tensor, images: Tensor, owner: str) -> Tensor:
+    """`t` in one piece, as the kernels read it, if it is one int64 an image, on the images' device."""
+    check_tensor(name, t, "an int64 tensor with one entry for each image")
     if t.dtype != torch.int64:
         raise TypeError(f"{name} must be int64, not {t.dtype}")
     if t.shape != images.shape[:1]:
         raise ValueError(f"{name} must have one entry for each image of {owner}, {len(images)}, not {tuple(t.shape)}")
     same_device(name, t, images, owner)
+    return t.contiguous()
 
 
-def check_noise(noise: Tensor | None, seed: Tensor | None, images: Tensor, owner: str) -> None:
-    """Raises unless either the noise or one int64 seed an image is given."""
+def require_steps(t: Tensor, table: Tensor) -> None:
+    """Raises unless all of `t` are rows of the table; a GPU isn't waited for, there such an image becomes NaN."""
+    if t.device.type != "cpu":
+        return
+    outside = t[(t < 0) | (t >= len(table))]
+    if outside.numel():
+        raise ValueError(f"t must be in [0, {len(table)}), but holds {int(outside[0])}")
+
+
+def check_noise(noise: Tensor | None, seed: Tensor | None, images: Tensor, owner: str) -> Tensor | None:
+    """The seed in one piece; raises unless either the noise or one int64 seed an image is given."""
     if (noise is None) == (seed is None):
         raise ValueError(f"give either noise or seed, not {'neither' if noise is None else 'both'}")
     if noise is not None:
         same_shape("noise", noise, images, owner)
-    if seed is not None:
-        check_steps("seed", seed, images, owner)
+    return None if seed is None else per_image("seed", seed, images, owner)
 
 
 def same_device(name: str, value: Tensor, like: Tensor, owner: str) -> None:
@@ -95,8 +106,7 @@ def halves(prediction: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
 
 def check_prediction(name: str, prediction: Tensor, images: Tensor, owner: str, *, learned: bool | None) -> None:
     """Raises unless `prediction` has the channels of `images`, or twice as many where `learned`; with None either."""
-    if not prediction.is_floating_point():
-        raise TypeError(f"{name} must be floating-point, not {prediction.dtype}")
+    check_floats(name, prediction)
     batch, channels, *rest = images.shape
     allowed = [channels * factor for factor in ({True: [2], False: [1], None: [1, 2]}[learned])]
     if prediction.ndim != images.ndim or list(prediction.shape) not in [[batch, n, *rest] for n in allowed]:
@@ -110,8 +120,11 @@ def array(tensor: Tensor) -> npt.NDArray[Any]: ...
 @overload
 def array(tensor: None) -> None: ...
 def array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
-    """The tensor's own memory as an array, for the C++ core."""
-    return None if tensor is None else tensor.detach().numpy()
+    """The tensor's own memory as an array for the C++ core; of bfloat16 and float16 a copy in float32."""
+    if tensor is None:
+        return None
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
 
 
 def runner(
@@ -129,9 +142,8 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def dense_like(images: Tensor, channels: int | None = None) -> Tensor:
+def dense_like(images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """New memory in the images' format, channels_last where they are, else contiguous; so `planes` of it is a view."""
     channels_last = images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last and not images.is_contiguous() else torch.contiguous_format
-    shape = (images.shape[0], channels or images.shape[1], *images.shape[2:])
-    return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=layout)
+    return torch.empty(images.shape, dtype=dtype or images.dtype, device=images.device, memory_format=layout)

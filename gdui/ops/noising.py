@@ -14,9 +14,10 @@ from gdui.ops.images import (
     array,
     check_images,
     check_noise,
-    check_steps,
     dense_like,
+    per_image,
     planes,
+    require_steps,
     runner,
     table_of,
     threads,
@@ -43,24 +44,25 @@ def noise_images(
         seed: in place of noise, an int64 seed for each image [B]; `denoising_loss` draws the same noise from it.
     """
     check_images("x0", x0)
-    check_steps("t", t, x0, "x0")
-    check_noise(noise, seed, x0, "x0")
+    t = per_image("t", t, x0, "x0")
+    seed = check_noise(noise, seed, x0, "x0")
     run = runner(noise_images_op, NoiseImages.apply, compute, x0, noise)
     out: Tensor = run(x0, t, table_of(schedule, x0), noise, seed, backend)
     return out
 
 
 def compute(x0: Tensor, t: Tensor, table: Tensor, noise: Tensor | None, seed: Tensor | None, backend: str) -> Tensor:
-    chosen = choose(backend, x0, noise, native=True)
-    out = dense_like(x0)
+    chosen = choose(backend, x0, noise)
+    require_steps(t, table)
+    out = dense_like(x0, torch.float32 if chosen == "native" else None)
     if chosen == "reference":
         return out.copy_(reference.noise_images(x0, t, table, noise, seed))
     if not out.numel():
-        return out
+        return out.to(x0.dtype)
     if chosen == "native":
         images, given, to = array(planes(x0)), array(planes(noise)), array(planes(out))
         _core.noise_images(images, array(t), array(table), given, array(seed), to, threads())
-        return out
+        return out.to(x0.dtype)
     from gdui.kernels import noising
 
     noising.noise_images(planes(x0), t, table, planes(noise), seed, planes(out))

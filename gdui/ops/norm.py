@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gdui.checks import whole
 from gdui.kernels import reference
-from gdui.ops.dispatch import Backend, choose
+from gdui.ops.arguments import check_floats, check_tensor
+from gdui.ops.dispatch import Backend, choose, wider
 
 __all__ = ["group_norm_silu"]
 
-NATIVE = (torch.float32, torch.bfloat16)
 TRITON_GROUP = 4096  # channels; a larger group doesn't fit into a kernel's registers
 Three = tuple[Tensor, Tensor, Tensor]
 
@@ -34,7 +35,7 @@ def group_norm_silu(
         groups: a divisor of C.
         weight, bias: of each channel [C].
         scale, shift: of each image's channels [B, C].
-        backend: "triton", "native" (C++, for float32 and bfloat16) or "reference".
+        backend: "triton", "native" (C++, not for float64) or "reference".
 
     Returns:
         x's shape and type, in channels_last order.
@@ -63,11 +64,11 @@ def affine(
 
 
 def check_images(x: Tensor, groups: int) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x must be floating-point, not {x.dtype}")
+    check_floats("x", x)
+    whole("groups", groups, lowest=1)
     if x.ndim < 3 or x.shape[1:].numel() == 0:
         raise ValueError(f"x must be [B, C, ...] with channels and pixels, but its shape is {tuple(x.shape)}")
-    if groups < 1 or x.shape[1] % groups:
+    if x.shape[1] % groups:
         raise ValueError(f"groups must divide the {x.shape[1]} channels of x, but is {groups}")
 
 
@@ -75,6 +76,7 @@ def check_channels(x: Tensor, values: dict[str, Tensor | None], shape: torch.Siz
     for name, value in values.items():
         if value is None:
             continue
+        check_tensor(name, value)
         if value.shape != shape:
             raise ValueError(f"{name} must be {tuple(shape)}, not {tuple(value.shape)}")
         if value.device != x.device:
@@ -93,8 +95,11 @@ def group_norm_op(
     elif chosen == "native":
         from gdui import _core
 
-        out = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(gain)
-        _core.group_norm(*map(bits, (x, gain, offset)), groups, eps, silu, *map(bits, out), torch.get_num_threads())
+        read = native_input(x)
+        y, mean, rstd = torch.empty_like(read), torch.empty_like(gain), torch.empty_like(gain)
+        given, filled = map(bits, (read, gain, offset)), map(bits, (y, mean, rstd))
+        _core.group_norm(*given, groups, eps, silu, *filled, torch.get_num_threads())
+        out = y.to(x.dtype), mean, rstd
     else:
         from gdui.kernels import norm
 
@@ -129,9 +134,11 @@ def group_norm_backward_op(
     elif chosen == "native":
         from gdui import _core
 
-        out = torch.empty_like(x), torch.empty_like(gain), torch.empty_like(gain)
-        given = map(bits, (dy, x, gain, offset, mean, rstd))
-        _core.group_norm_backward(*given, groups, silu, *map(bits, out), torch.get_num_threads())
+        read = native_input(x)
+        dx, dgain, doffset = torch.empty_like(read), torch.empty_like(gain), torch.empty_like(gain)
+        given = map(bits, (native_input(dy), read, gain, offset, mean, rstd))
+        _core.group_norm_backward(*given, groups, silu, *map(bits, (dx, dgain, doffset)), torch.get_num_threads())
+        out = dx.to(x.dtype), dgain, doffset
     else:
         from gdui.kernels import norm
 
@@ -155,8 +162,13 @@ def _(
 
 
 def backend_for(x: Tensor, groups: int, backend: str) -> str:
-    chosen = choose(backend, x, native=True, native_types=NATIVE)
-    return "reference" if chosen == "triton" and x.shape[2] // groups > TRITON_GROUP else chosen
+    too_wide = wider("channels in a group", x.shape[2] // groups, TRITON_GROUP)
+    return choose(backend, x, too_wide=too_wide)
+
+
+def native_input(images: Tensor) -> Tensor:
+    """What the C++ core reads: the images, but float16 ones, which it doesn't know, in float32."""
+    return images.float() if images.dtype == torch.float16 else images
 
 
 def bits(tensor: Tensor) -> Any:

@@ -1,6 +1,7 @@
 """What a diffusion model is trained on: the error of its prediction, and the variational bound."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,10 +17,11 @@ from gdui.ops.images import (
     check_images,
     check_noise,
     check_prediction,
-    check_steps,
     dense_like,
     halves,
+    per_image,
     planes,
+    require_steps,
     runner,
     table_of,
     threads,
@@ -66,8 +68,8 @@ def denoising_loss(
             raise ValueError("weighting must be None for kind 'vlb', which has no mean square to weigh")
     check_images("x0", x0)
     check_prediction("prediction", prediction, x0, "x0", learned=None if kind == "simple" else True)
-    check_steps("t", t, x0, "x0")
-    check_noise(noise, seed, x0, "x0")
+    t = per_image("t", t, x0, "x0")
+    seed = check_noise(noise, seed, x0, "x0")
     table = table_of(schedule, x0)
     run = runner(denoising_loss_op, DenoisingLoss.apply, compute, prediction)
     out: Tensor = run(prediction, x0, t, table, noise, seed, kind, target, weighting or "none", backend)
@@ -86,7 +88,8 @@ def compute(
     weighting: str,
     backend: str,
 ) -> Tensor:
-    chosen = choose(backend, prediction, x0, noise, native=True)
+    chosen = choose(backend, prediction, x0, noise)
+    require_steps(t, table)
     out = x0.new_zeros(len(x0), dtype=table.dtype)
     if chosen == "reference":
         return out.copy_(reference.denoising_loss(prediction, x0, t, table, noise, seed, kind, target, weighting))
@@ -114,17 +117,17 @@ def compute_gradient(
     weighting: str,
     backend: str,
 ) -> Tensor:
-    chosen = choose(backend, prediction, x0, noise, native=True)
-    out = dense_like(prediction)
+    chosen = choose(backend, prediction, x0, noise)
+    out = dense_like(prediction, torch.float32 if chosen == "native" else None)
     if chosen == "reference":
         inputs = (prediction, x0, t, table, noise, seed, kind, target, weighting)
         return out.copy_(reference.denoising_loss_backward(dloss, *inputs))
     if not out.numel():
-        return out
+        return out.to(prediction.dtype)
     if chosen == "native":
         losses = x0.new_empty(len(x0), dtype=table.dtype)
         native(dloss, out, losses, prediction, x0, t, table, noise, seed, kind, target, weighting)
-        return out
+        return out.to(prediction.dtype)
     channels = x0.shape[1]
     dpredicted, dvalues = halves(out, channels)
     if kind == "simple" and dvalues is not None:
@@ -172,8 +175,8 @@ def native(
             dvalues.zero_()
         values, dvalues = None, None
     _core.denoising_loss(
-        array(predicted), array(values), array(planes(x0)), array(t.contiguous()), array(table), array(planes(noise)),
-        None if seed is None else array(seed.contiguous()), kind.removeprefix("rescaled_"), target, weighting,
+        array(predicted), array(values), array(planes(x0)), array(t), array(table), array(planes(noise)),
+        array(seed), kind.removeprefix("rescaled_"), target, weighting,
         len(table) / 1000 if kind == "rescaled_hybrid" else 1.0, None if dloss is None else array(dloss.contiguous()),
         array(dpredicted), array(dvalues), array(losses), threads(),
     )  # fmt: skip
@@ -194,6 +197,23 @@ def backward_by(run: Callable[..., Tensor]) -> Callable[[Any, Tensor], tuple[Ten
     return backward
 
 
+class Once(torch.autograd.Function):
+    """Runs a function on the tensors that a gradient is made of, and raises where that is to be differentiated."""
+
+    @staticmethod
+    def forward(_ctx: Any, run: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        return run(*inputs)
+
+    @staticmethod
+    def backward(_ctx: Any, *_gradient: Tensor) -> None:
+        raise RuntimeError("denoising_loss has no second derivative")
+
+
+def scaled(dloss: Tensor, gradient: Tensor, prediction: Tensor) -> Tensor:
+    """The prediction's gradient, from that of the losses' sum."""
+    return (gradient * dloss.view(-1, *(1,) * (gradient.ndim - 1))).to(prediction.dtype)
+
+
 class DenoisingLoss(torch.autograd.Function):
     """The op without the dispatcher's layers of Python, which cost more than a small batch's arithmetic.
 
@@ -202,22 +222,22 @@ class DenoisingLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        prediction, x0, _, table, noise, *_, backend = inputs
-        ctx.fused = choose(backend, prediction, x0, noise, native=True) == "native" and x0.numel() > 0
+        prediction, x0, t, table, noise, *_, backend = inputs
+        ctx.fused = choose(backend, prediction, x0, noise) == "native" and x0.numel() > 0
         if not ctx.fused:
             output = compute(*inputs)
             save_for_backward(ctx, inputs, output)
             return output
-        gradient, losses = dense_like(prediction), x0.new_empty(len(x0), dtype=table.dtype)
-        ctx.save_for_backward(gradient)
+        require_steps(t, table)
+        gradient, losses = dense_like(prediction, torch.float32), x0.new_empty(len(x0), dtype=table.dtype)
+        ctx.save_for_backward(gradient, prediction)
         return native(None, gradient, losses, *inputs[:-1])
 
     @staticmethod
     def backward(ctx: Any, *dloss: Tensor) -> tuple[Tensor | None, ...]:
         if not ctx.fused:
-            return backward_by(compute_gradient)(ctx, *dloss)
-        (gradient,) = ctx.saved_tensors
-        return gradient * dloss[0].view(-1, *(1,) * (gradient.ndim - 1)), *[None] * 9
+            return backward_by(partial(Once.apply, compute_gradient))(ctx, *dloss)
+        return Once.apply(scaled, *dloss, *ctx.saved_tensors), *[None] * 9
 
 
 denoising_loss_op = torch.library.custom_op("gdui::denoising_loss", compute, mutates_args=())
