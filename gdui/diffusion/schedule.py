@@ -42,6 +42,8 @@ class Schedule:
         """
         steps = whole("steps", steps, 1)
         betas = BETAS[one_of("name", name, list(BETAS))](steps)
+        if betas.max() >= 1:
+            raise ValueError(f"steps must be more than {steps} for {name!r}: with so few a beta reaches 1")
         kept = kept_steps(steps, respacing)
         signal = np.cumprod(1 - betas)[kept]
         previous = np.append(1.0, signal[:-1])
