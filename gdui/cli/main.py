@@ -31,8 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return FAILED
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
-        return _failed(arguments, str(error) or type(error).__name__, FAILED)
+        return _failed(arguments, _words(error), FAILED)
     return 0
+
+
+def _words(error: Exception) -> str:
+    """What went wrong; the system's own errors name the file first."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _parser() -> argparse.ArgumentParser:
