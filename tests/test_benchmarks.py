@@ -58,9 +58,9 @@ def test_memory_on_a_gpu_is_what_pytorch_held_there(monkeypatch: pytest.MonkeyPa
 def test_a_component_that_knows_only_the_cpu_is_skipped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["run.py", "match", "--device", "cuda", "--quick"])
+    monkeypatch.setattr(sys, "argv", ["run.py", "refine", "--device", "cuda", "--quick"])
     run.main()
-    assert capsys.readouterr().out == "match: skipped, it knows only cpu\n"
+    assert capsys.readouterr().out == "refine: skipped, it knows only cpu\n"
 
 
 def test_a_new_run_replaces_rows_of_the_same_key_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
