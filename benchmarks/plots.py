@@ -6,6 +6,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.harness import RESULTS, Row, read_rows
 from benchmarks.report import headlines
@@ -42,6 +43,7 @@ def bars(rows: list[Row], path: Path) -> None:
                 axes.axvline(row.p50, color=COLOURS["limit"], linewidth=1, linestyle="--")
         axes.set_yticks(range(len(rows)), [row.provider for row in reversed(rows)])
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(rows[0].p50 / 2, rows[-1].p50 * 3)
         axes.set_xlabel(f"seconds, logarithmic ({rows[0].threads} threads)")
         axes.set_title(f"{rows[0].component.replace('_', ' ')}: {rows[0].size}", loc="left", fontsize=11)

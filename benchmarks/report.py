@@ -118,7 +118,7 @@ def speed_line(rows: list[Row]) -> list[str]:
     """Ours beside the best peer, and how much of the limit that is."""
     ours = min((row for row in rows if row.provider.startswith(OURS)), key=lambda row: row.p50)
     best = min((row for row in rows if row.role == "peer"), key=lambda row: row.p50)
-    bound = max((row for row in rows if row.role == "limit"), key=lambda row: row.p50, default=None)
+    bound = min((row for row in rows if row.role == "limit"), key=lambda row: row.p50, default=None)
     share = f"{100 * bound.p50 / ours.p50:.0f}% of {bound.provider.removeprefix('limit: ')}" if bound else ""
     task = f"{ours.component.replace('_', ' ')}: {readable(ours.size)}"
     return [task, best.provider, f"{best.p50 / ours.p50:.1f}", share]
