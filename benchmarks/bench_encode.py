@@ -14,9 +14,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.harness import Bench
+from gdui.images import Transform, batches, open_source
 from gdui.labeling.encoders import Encoder, clip_encoder
 from gdui.labeling.features import FeatureStore, encode_source
-from gdui.labeling.images import Transform, batches, open_source
 
 DEVICES = ("cpu", "cuda")
 

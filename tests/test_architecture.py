@@ -25,7 +25,7 @@ STAGES = (
 LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.checks", "gdui.toml"},
     {"gdui.config", "gdui.runs", "gdui.labeling.exact", "gdui.labeling.refine_cuda"},
-    {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.labeling.images"},
+    {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.images"},
     {f"gdui.labeling.{stage}" for stage in STAGES},
     {"gdui.diffusion.schedule", "gdui.diffusion.layers", "gdui.diffusion.pictures", "gdui.diffusion.history"}
     | {"gdui.diffusion.precision"},

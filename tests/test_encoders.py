@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from gdui.images import Transform
 from gdui.labeling.encoders import Encoder, clip_encoder, load_encoder
-from gdui.labeling.images import Transform
 from gdui.labeling.opinions import TEMPLATES, class_embeddings, zero_shot
 
 SMALL = Transform(size=32)

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from gdui.images import Shard, Source, Transform, arrays, open_source
 from gdui.labeling.encoders import Encoder, load_encoder
 from gdui.labeling.features import Features, FeatureStore, encode_source, load_features
-from gdui.labeling.images import Shard, Source, Transform, arrays, open_source
 
 SMALL = Transform(size=8)
 

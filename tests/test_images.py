@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from gdui.labeling.images import Batch, Clock, Shard, Source, Transform, UnreadableError, batches, decode, open_source
-from gdui.labeling.images import folders as folders_module
-from gdui.labeling.images.files import expand_braces
-from gdui.labeling.images.readers import read_files
-from gdui.labeling.images.tar import DamagedError, members
+from gdui.images import Batch, Clock, Shard, Source, Transform, UnreadableError, batches, decode, open_source
+from gdui.images import folders as folders_module
+from gdui.images.files import expand_braces
+from gdui.images.readers import read_files
+from gdui.images.tar import DamagedError, members
 
 SMALL = Transform(size=8)
 Pixels = npt.NDArray[np.uint8]
@@ -561,7 +561,7 @@ def test_parquet_as_hugging_face_writes_it(tmp_path: Path) -> None:
 
 
 def test_parquet_row_groups_become_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gdui.labeling.images.files.ROWS", 3)
+    monkeypatch.setattr("gdui.images.files.ROWS", 3)
     source = open_source(parquet(tmp_path / "t.parquet"))
     assert [shard.key for shard in source.shards] == ["t/0", "t/4"]
     assert read(source)[0] == ["t/0", "t/1", "t/3", "t/4"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from gdui.images import open_source
 from gdui.labeling.encoders import load_encoder
 from gdui.labeling.features import FeatureStore, encode_source
-from gdui.labeling.images import open_source
 from gdui.labeling.labeler import Labeler
 from gdui.labels import Labels
 

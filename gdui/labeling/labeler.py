@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from gdui import checks
 from gdui.config import Config
+from gdui.images import open_source
 from gdui.labeling import consensus, graph, linear, naming
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign, fit_centroids, fit_heads, scaled
 from gdui.labeling.encoders import load_encoder
 from gdui.labeling.features import Features, FeatureStore, encode_source, load_features
-from gdui.labeling.images import open_source
 from gdui.labeling.inputs import Images, Scores, Texts, same_encoder
 from gdui.labeling.learned import RULE, Decision, Learned, calibrated, confidences, overruled
 from gdui.labeling.neighbors import neighbors
@@ -107,7 +107,7 @@ class Labeler:
         """Learns from these images and labels them.
 
         Args:
-            source: images as `gdui.labeling.images.open_source` takes them; they go through the encoder.
+            source: images as `gdui.images.open_source` takes them; they go through the encoder.
             features: instead of a source, ready vectors [N, d]: an array, an .npy file, a feature store's folder.
             opinions: scores of images against classes [N, C], probabilities or log-odds; by default the encoder's.
             ids: names of the rows of `features`; by default those stored with them, or the row numbers.

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from gdui import checks
 from gdui.config import Config
+from gdui.images import Source, open_source
+from gdui.images.shards import fingerprint, stamp_files
 from gdui.labeling.encoders import Encoder, load_encoder
 from gdui.labeling.features import FeatureStore, Ledger, encode_source, load_features
-from gdui.labeling.images import Source, open_source
-from gdui.labeling.images.shards import fingerprint, stamp_files
 from gdui.labeling.labeler import Labeler
 from gdui.labels import Labels
 from gdui.labels.words import Diff

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gdui import checks
-from gdui.labeling.images import Transform
+from gdui.images import Transform
 
 __all__ = ["Encoder", "Forward", "Settings", "lowered", "weights_hash"]
 

@@ -11,8 +11,8 @@ import open_clip
 import torch
 from torch import nn
 
+from gdui.images import Transform
 from gdui.labeling.encoders.encoder import Encoder, Forward, Settings, Tokenizer, lowered, weights_hash
-from gdui.labeling.images import Transform
 
 __all__ = ["clip_encoder", "load_encoder"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from gdui.images import Batch, Clock, Source, batches
 from gdui.labeling.features.store import FeatureStore, ImageEncoder
-from gdui.labeling.images import Batch, Clock, Source, batches
 
 __all__ = ["Ledger", "encode_source"]
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gdui.images import Rejected, Shard, Transform
 from gdui.labeling.features.matrix import SCHEMA, Features, checksum, load_features, read_manifest, stored_rows
-from gdui.labeling.images import Rejected, Shard, Transform
 from gdui.runs import atomic_path
 
 __all__ = ["FeatureStore", "ImageEncoder"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gdui.labeling.images.readers import read_array, read_bytes
-from gdui.labeling.images.shards import ROWS, Shard, Source, fingerprint, stamp_files
+from gdui.images.readers import read_array, read_bytes
+from gdui.images.shards import ROWS, Shard, Source, fingerprint, stamp_files
 
 __all__ = ["open_array", "open_bytes", "open_npy"]
 

@@ -11,8 +11,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gdui.labeling.images.readers import read_parquet, read_tar
-from gdui.labeling.images.shards import ROWS, Shard, Source, stamp_files
+from gdui.images.readers import read_parquet, read_tar
+from gdui.images.shards import ROWS, Shard, Source, stamp_files
 
 __all__ = ["expand_braces", "matches", "open_files"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 
-from gdui.labeling.images.readers import Item
+from gdui.images.readers import Item
 
 __all__ = ["ROWS", "Shard", "Source", "fingerprint", "stamp_files"]
 

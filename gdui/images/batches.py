@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gdui import checks
-from gdui.labeling.images.decode import Transform, UnreadableError, pixels_of
-from gdui.labeling.images.readers import Raw
-from gdui.labeling.images.shards import Shard
+from gdui.images.decode import Transform, UnreadableError, pixels_of
+from gdui.images.readers import Raw
+from gdui.images.shards import Shard
 
 __all__ = ["Batch", "Clock", "Rejected", "batches"]
 

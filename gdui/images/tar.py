@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO
 
-from gdui.labeling.images.decode import MAX_BYTES, UnreadableError
+from gdui.images.decode import MAX_BYTES, UnreadableError
 
 __all__ = ["DamagedError", "members"]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from gdui.labeling.images.decode import readable_suffixes
-from gdui.labeling.images.readers import printable, read_files
-from gdui.labeling.images.shards import Shard, Source, fingerprint
+from gdui.images.decode import readable_suffixes
+from gdui.images.readers import printable, read_files
+from gdui.images.shards import Shard, Source, fingerprint
 
 __all__ = ["open_folder"]
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gdui.labeling.images.decode import UnreadableError, readable_suffixes
-from gdui.labeling.images.tar import DamagedError, members
+from gdui.images.decode import UnreadableError, readable_suffixes
+from gdui.images.tar import DamagedError, members
 
 __all__ = ["read_array", "read_bytes", "read_files", "read_parquet", "read_tar"]
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gdui.labeling.images.arrays import open_array, open_bytes, open_npy
-from gdui.labeling.images.files import matches, open_files
-from gdui.labeling.images.folders import open_folder
-from gdui.labeling.images.shards import Source
+from gdui.images.arrays import open_array, open_bytes, open_npy
+from gdui.images.files import matches, open_files
+from gdui.images.folders import open_folder
+from gdui.images.shards import Source
 
 __all__ = ["open_source"]
 
