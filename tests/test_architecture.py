@@ -25,10 +25,9 @@ STAGES = (
 LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.checks", "gdui.toml"},
     {"gdui.config", "gdui.runs", "gdui.labeling.exact", "gdui.labeling.refine_cuda"},
-    {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.images"},
+    {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.images", "gdui.training"},
     {f"gdui.labeling.{stage}" for stage in STAGES},
-    {"gdui.diffusion.schedule", "gdui.diffusion.layers", "gdui.diffusion.pictures", "gdui.diffusion.history"}
-    | {"gdui.diffusion.precision"},
+    {"gdui.diffusion.schedule", "gdui.diffusion.layers", "gdui.diffusion.pictures"},
     {"gdui.diffusion.unet"},
     {"gdui.diffusion.classifier"},
     {"gdui.labeling.inputs", "gdui.labeling.learned", "gdui.labeling.naming"},

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from gdui.diffusion.classifier import Classifier, ClassifierConfig
-from gdui.diffusion.history import History, Saved
 from gdui.diffusion.losses import classifier_loss, denoiser_loss
 from gdui.diffusion.pictures import Pictures, store_pixels
 from gdui.diffusion.recipe import Recipe, draw
 from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.train import DivergedError, Trained, train_network
 from gdui.diffusion.unet import UNet, preset
+from gdui.training.history import History, Saved
 
 RECIPE = Recipe(steps=6, batch=8, warmup=2, ema=(0.5,), forget=0.3, mirror=True, save_every=2, rate=1e-3)
 SCHEDULE = Schedule.from_name("cosine", 50)

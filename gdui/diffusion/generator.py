@@ -15,11 +15,11 @@ from torch import nn
 
 from gdui import checks
 from gdui.diffusion.classifier import Classifier, ClassifierConfig
-from gdui.diffusion.precision import compiled
 from gdui.diffusion.sample import Guide, Method, Sampler, image_seeds
 from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.unet import UNet, UNetConfig
 from gdui.runs import atomic_path
+from gdui.training.precision import compiled
 
 __all__ = ["Generator"]
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gdui import checks
 from gdui.diffusion.pictures import Batch, Pictures
+from gdui.training.order import rows_of
 
 __all__ = ["Draw", "Recipe", "draw"]
 
@@ -67,7 +67,7 @@ def draw(step: int, pictures: Pictures, timesteps: int, recipe: Recipe, *, rank:
     """One rank's part of what `step` sees: a function of the seed and the step alone, so a resumed run can't differ."""
     generator = np.random.default_rng([recipe.seed, 1, step])
     mine = slice(rank, None, ranks)
-    rows = _rows(step, len(pictures), recipe)[mine]
+    rows = rows_of(step, len(pictures), recipe.batch, recipe.seed)[mine]
     t = generator.integers(timesteps, size=recipe.batch)[mine].copy()
     seed = generator.integers(1 << 63, size=recipe.batch)[mine].copy()
     mirrored = generator.random(recipe.batch)[mine] < 0.5 if recipe.mirror else None
@@ -75,14 +75,3 @@ def draw(step: int, pictures: Pictures, timesteps: int, recipe: Recipe, *, rank:
     batch = pictures.batch(rows, mirrored)
     batch.classes[torch.from_numpy(forgotten)] = -1
     return Draw(batch, torch.from_numpy(t), torch.from_numpy(seed))
-
-
-def _rows(step: int, count: int, recipe: Recipe) -> npt.NDArray[np.integer]:
-    """A batch from an endless row of shuffled epochs, every picture once in each."""
-    places = np.arange(step * recipe.batch, (step + 1) * recipe.batch)
-    rows = np.empty(recipe.batch, np.int64)
-    for epoch in np.unique(places // count):
-        here = places // count == epoch
-        order = np.random.default_rng([recipe.seed, 0, int(epoch)]).permutation(count)
-        rows[here] = order[places[here] % count]
-    return rows

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gdui import checks, ops
 from gdui.diffusion.classifier import guidance_gradient
-from gdui.diffusion.precision import autocast
 from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.solvers import Instant, dpm_solver, heun, instants
+from gdui.training.precision import autocast
 
 __all__ = ["Guide", "Method", "Sampler", "image_seeds"]
 

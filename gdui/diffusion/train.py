@@ -1,7 +1,5 @@
 """The training loop, one for both networks: steps, running averages, and checkpoints that make a kill harmless."""
 
-import json
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -10,18 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from gdui.diffusion.history import History, Saved
 from gdui.diffusion.losses import Forward, Loss
 from gdui.diffusion.pictures import Batch, Pictures
-from gdui.diffusion.precision import autocast, compiled
 from gdui.diffusion.recipe import Draw, Recipe, draw
+from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
+from gdui.training.precision import autocast, compiled
+from gdui.training.ranks import place, sum_over_ranks
 
 __all__ = ["DivergedError", "Trained", "train_network"]
-
-log = logging.getLogger(__name__)
 
 
 class DivergedError(RuntimeError):
@@ -47,8 +43,7 @@ class Trained:
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         for decay, values in self.averages.items():
             tensors |= {f"ema.{decay}.{i}": value for i, value in enumerate(values)}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{name}": value for name, value in state.items()}
+        tensors |= optimiser_tensors(self.optimiser)
         return Saved(self.step, facts, tensors)
 
     def restore(self, saved: Saved) -> None:
@@ -58,12 +53,7 @@ class Trained:
         for decay, values in self.averages.items():
             for i, value in enumerate(values):
                 value.copy_(tensors[f"ema.{decay}.{i}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimiser."):
-                _, place, name = key.split(".", 2)
-                state.setdefault(int(place), {})[name] = value
-        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
+        restore_optimiser(self.optimiser, tensors)
         self.step = saved.step
 
 
@@ -87,12 +77,13 @@ def train_network(
         timesteps: how many steps the schedule has.
         progress: called after each step with its number, the loss and the pictures a second.
     """
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, ranks = place()
     if recipe.batch % (ranks * recipe.accumulate):
         raise ValueError(f"batch must be a multiple of {ranks} ranks x {recipe.accumulate} parts, not {recipe.batch}")
-    facts = {"recipe": asdict(recipe), "pictures": len(pictures), "names": list(pictures.names)}
+    facts: dict[str, Any] = {"recipe": asdict(recipe), "pictures": len(pictures), "names": list(pictures.names)}
     history, trained = History(folder, keep=recipe.keep), Trained.begin(network, recipe)
-    _resume(trained, history, facts)
+    if saved := history.resume(facts["recipe"]):
+        trained.restore(saved)
     forward = compiled(network.train(), compile)
     while trained.step < recipe.steps:
         started = time.perf_counter()
@@ -122,7 +113,7 @@ def _step(trained: Trained, forward: Forward, loss: Loss, drawn: Draw, recipe: R
         torch.autograd.backward(mean)
         total += mean.detach()
     gradients = [p.grad for p in parameters if p.grad is not None]
-    _sum_over_ranks([total, *gradients])
+    sum_over_ranks([total, *gradients])
     norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
     for group in trained.optimiser.param_groups:
         group["lr"] = recipe.rate * min(1.0, (trained.step + 1) / max(1, recipe.warmup))
@@ -144,28 +135,6 @@ def _parts(drawn: Draw, count: int, device: torch.device) -> list[Draw]:
         Draw(Batch(x0.contiguous(memory_format=torch.channels_last), classes, weights), t, seed)
         for x0, classes, weights, t, seed in moved
     ]
-
-
-def _sum_over_ranks(tensors: list[Tensor]) -> None:
-    """Adds up every tensor over all ranks, in one message."""
-    if not dist.is_initialized():
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    for tensor, summed in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(summed.view_as(tensor))
-
-
-def _resume(trained: Trained, history: History, facts: dict[str, Any]) -> None:
-    saved = history.newest()
-    if saved is None:
-        return
-    before, now = saved.facts["recipe"] | {"steps": 0}, json.loads(json.dumps(facts["recipe"])) | {"steps": 0}
-    if changed := [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
-        raise ValueError(f"{history.folder} was begun with another recipe: {'; '.join(changed)}")
-    trained.restore(saved)
-    history.forget_after(saved.step)
-    log.info("going on after step %d", saved.step)
 
 
 def _keep_books(

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gdui.runs import atomic_path
 
-__all__ = ["History", "Saved"]
+__all__ = ["History", "Saved", "optimiser_tensors", "restore_optimiser"]
 
 log = logging.getLogger(__name__)
 FIELDS = ("step", "loss", "gradient_norm", "rate", "pictures_per_second")
@@ -59,6 +60,18 @@ class History:
             log.warning("%s is damaged; going back to the checkpoint before it", path)
         return None
 
+    def resume(self, recipe: Mapping[str, Any]) -> Saved | None:
+        """The newest checkpoint, refused if it was begun with another recipe (`steps` may differ)."""
+        saved = self.newest()
+        if saved is None:
+            return None
+        before, now = saved.facts["recipe"] | {"steps": 0}, json.loads(json.dumps(recipe)) | {"steps": 0}
+        if changed := [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
+            raise ValueError(f"{self.folder} was begun with another recipe: {'; '.join(changed)}")
+        self.forget_after(saved.step)
+        log.info("going on after step %d", saved.step)
+        return saved
+
     def record(self, **values: float) -> None:
         """Appends one line to losses.csv."""
         path = self.folder / "losses.csv"
@@ -80,6 +93,22 @@ class History:
 
     def _sealed(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"))
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimiser remembers of each parameter, by flat names."""
+    state = optimiser.state_dict()["state"]
+    return {f"optimiser.{i}.{name}": value for i, one in state.items() for name, value in one.items()}
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Gives an optimiser back what `optimiser_tensors` took from it."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimiser."):
+            _, place, name = key.split(".", 2)
+            state.setdefault(int(place), {})[name] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
 
 
 def _digest(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""What every training loop shares: checkpoints, mixed precision, ranks, and the order in which pictures come."""
