@@ -37,7 +37,8 @@ LAYERS: list[set[str]] = [
     {"gdui.diffusion.recipe", "gdui.diffusion.solvers"},
     {"gdui.diffusion.losses", "gdui.diffusion.sample"},
     {"gdui.diffusion.train", "gdui.diffusion.generator", "gdui.evaluation"},
-    {"gdui.report", "gdui.demo"},
+    {"gdui.report", "gdui.doctor"},
+    {"gdui.demo"},
     {"gdui.cli"},
 ]
 

@@ -8,12 +8,12 @@ import traceback
 from collections.abc import Sequence
 
 from gdui import __version__
-from gdui.cli import labeling
+from gdui.cli import labeling, reporting
 
 __all__ = ["main"]
 
 FAILED, INTERRUPTED = 1, 130
-GROUPS = (labeling,)
+GROUPS = (labeling, reporting)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

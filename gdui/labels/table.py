@@ -1,8 +1,9 @@
 """Labels: one row an image, in Arrow columns that stay small at ten million rows."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -129,6 +130,28 @@ class Labels:
     def indices(self, column: str) -> npt.NDArray[np.int32]:
         """The positions in `classes` (in RULES for "rule") of a column of names; -1 for none."""
         return np.concatenate([np.empty(0, np.int32)] + [_codes(chunk) for chunk in self.table[column].chunks])
+
+    def report(
+        self,
+        path: str | os.PathLike[str] = "report.html",
+        *,
+        images: Any = None,
+        features: Any = None,
+        truth: Mapping[str, str] | None = None,
+        title: str = "labels",
+    ) -> Path:
+        """Writes one HTML page, in need of nothing else, by which a person can judge these labels and correct them.
+
+        Args:
+            path: of the file to write; it is returned.
+            images: the pictures: a folder that the ids lie in, or anything else `gdui.images.open_source` takes.
+            features: vectors of the images [N, d], from which a map is drawn.
+            truth: the true class name of each id that is known.
+            title: what the page is called.
+        """
+        # The one step upward: the page is made from labels, and this is its short name.
+        report_labels = import_module("gdui.report").report_labels
+        return Path(report_labels(self, path, images=images, features=features, truth=truth, title=title))
 
     def decided(self) -> "Labels":
         """Without the images that were abstained on."""

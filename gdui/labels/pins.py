@@ -1,0 +1,22 @@
+"""Labels that a person gave: a CSV of id and label, as the report exports it; an empty label says that none fits."""
+
+import csv
+import os
+from pathlib import Path
+
+__all__ = ["read_pins"]
+
+COLUMNS = ("id", "label")
+
+
+def read_pins(path: str | os.PathLike[str]) -> dict[str, str]:
+    """id -> class name, "" for none. Other columns are left alone, a later line corrects an earlier one."""
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.DictReader(file, strict=True)
+            missing = [name for name in COLUMNS if name not in (lines.fieldnames or [])]
+            if missing:
+                raise ValueError(f"{os.fspath(path)} must begin with a line that names the columns id and label")
+            return {line["id"]: line["label"] or "" for line in lines}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{os.fspath(path)} is not a CSV file in UTF-8: {error}") from None

@@ -1,0 +1,190 @@
+"""Everything the page is told, as plain values."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from gdui import __version__
+from gdui.labels import RULES, ClusterFacts, Labels
+from gdui.labels.words import why
+from gdui.report import measures
+from gdui.report.choice import Choice, choose
+from gdui.report.pictures import SMALL, data_urls
+from gdui.report.projection import project
+
+__all__ = ["Beside", "content"]
+
+LARGE = 320
+LEAST_TELLING = 4  # digits of a share
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is known beside the labels; all of it may be missing.
+
+    title: what the page is called.
+    images: where the pictures are, as `gdui.images.open_source` takes it.
+    features: vectors of the images [N, d], in the order of the labels: they make the map.
+    truth: the true class of each image [N], -1 where nobody knows.
+    quarantined: reason -> how many images could not be read for it.
+    ledger: stage -> (seconds, images).
+    """
+
+    title: str = "labels"
+    images: Any = None
+    features: Any = None
+    truth: npt.NDArray[np.integer] | None = None
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    ledger: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+
+
+def content(labels: Labels, beside: Beside) -> dict[str, Any]:
+    """The page's data: numbers of all images, pictures of some."""
+    chosen = choose(labels)
+    place = {row: at for at, row in enumerate(chosen.rows.tolist())}
+    return {
+        "head": _head(labels, beside) | {"key": _key(labels, chosen)},
+        "classes": _classes(labels, chosen, place),
+        "clusters": [
+            _cluster(facts, _places(chosen.top[at], place), _places(chosen.bottom[at], place))
+            for at, facts in enumerate(labels.facts.clusters)
+        ],
+        "images": _images(labels, chosen, beside),
+        "map": _map(chosen, place, beside),
+        "confidence": measures.confidence_histogram(labels),
+        "sweep": measures.sigma_sweep(labels, beside.truth),
+        "confusion": _confusions(labels, beside.truth),
+        "review": _places(chosen.review, place),
+        "rules": dict(RULES),
+    }
+
+
+def _head(labels: Labels, beside: Beside) -> dict[str, Any]:
+    facts, label = labels.facts, labels.label_index
+    opinion = labels.indices("clip_label")
+    truth = None if beside.truth is None or (beside.truth < 0).all() else beside.truth
+    return {
+        "title": beside.title,
+        "version": __version__,
+        "encoder": facts.encoder,
+        "preset": facts.configuration.get("preset", ""),
+        "images": len(labels),
+        "abstained": int((label < 0).sum()),
+        "overruled": int(((label >= 0) & (opinion >= 0) & (label != opinion)).sum()),
+        "quarantined": dict(sorted(beside.quarantined.items(), key=lambda one: -one[1])),
+        "learned_from": facts.learned_from,
+        "accuracy": facts.accuracy,
+        "accuracy_how": facts.accuracy_how,
+        "truth": None if truth is None else float((label == truth)[truth >= 0].mean()),
+        "changed": dict(facts.changed),
+        "ledger": [[stage, *spent] for stage, spent in beside.ledger.items()],
+    }
+
+
+def _key(labels: Labels, chosen: Choice) -> str:
+    """Tells this labelling from others, so that a browser keeps the progress of each apart."""
+    shown = "\0".join(labels.ids.take(pa.array(chosen.rows)).to_pylist())
+    return hashlib.blake2b(labels.label_index.tobytes() + shown.encode(), digest_size=8).hexdigest()
+
+
+def _classes(labels: Labels, chosen: Choice, place: Mapping[int, int]) -> list[dict[str, Any]]:
+    label = labels.label_index
+    kept = label >= 0
+    sizes = np.bincount(label[kept], minlength=len(labels.classes))
+    sums = np.bincount(label[kept], np.nan_to_num(labels.numbers("confidence")[kept]), minlength=len(sizes))
+    warnings = measures.class_warnings(labels, sizes)
+    held: dict[int, list[int]] = {}
+    for at, cluster in enumerate(labels.facts.clusters):
+        held.setdefault(cluster.matched, []).append(at)
+    return [
+        {
+            "name": name,
+            "images": int(sizes[at]),
+            "confidence": _round(sums[at] / max(sizes[at], 1)),
+            "clusters": held.get(at, []),
+            "surest": _places(chosen.surest[at], place),
+            "least": _places(chosen.least[at], place),
+            "relabelled": _places(chosen.relabelled[at], place),
+            "warnings": warnings[at],
+        }
+        for at, name in enumerate(labels.classes)
+    ]
+
+
+def _cluster(facts: ClusterFacts, top: list[int], bottom: list[int]) -> dict[str, Any]:
+    votes = sorted(facts.votes.items(), key=lambda one: (-one[1], one[0]))
+    return {
+        "images": facts.size,
+        "matched": facts.matched,
+        "votes": [list(one) for one in votes],
+        "voters": facts.n_top,
+        "margin": _round(facts.margin),
+        "runner_up": facts.runner_up,
+        "delta": _round(facts.delta),
+        "delta_top": _round(facts.delta_top),
+        "delta_btm": _round(facts.delta_btm),
+        "r": _round(facts.r_btm),
+        "branch": facts.branch,
+        "top": top,
+        "bottom": bottom,
+        "warnings": measures.cluster_warnings(facts),
+    }
+
+
+def _images(labels: Labels, chosen: Choice, beside: Beside) -> dict[str, list[Any]]:
+    """Columns of what is known of every image that is shown."""
+    rows = chosen.rows
+    some = labels.take(rows)
+    table = some.table.to_pylist()
+    ids = [row["id"] for row in table]
+    large = set(chosen.review.tolist())
+    sizes = {id_: LARGE if row in large else SMALL for id_, row in zip(ids, rows.tolist(), strict=True)}
+    urls = {} if beside.images is None else data_urls(beside.images, sizes, _names(labels, beside.images))
+    truth = {} if beside.truth is None else {"truth": beside.truth[rows].tolist()}
+    return {
+        "id": ids,
+        "label": some.label_index.tolist(),
+        "matched": some.indices("matched_label").tolist(),
+        "first": some.indices("clip_label").tolist(),
+        "second": some.indices("clip_second").tolist(),
+        "confidence": [_round(row["confidence"]) for row in table],
+        "cluster": [row["cluster"] for row in table],
+        "rule": [row["rule"] for row in table],
+        "why": [why(row, labels.classes, labels.facts, RULES) for row in table],
+        "picture": [urls.get(id_, "") for id_ in ids],
+        **truth,
+    }
+
+
+def _names(labels: Labels, images: Any) -> list[str] | None:
+    """Rows of an array are called as the labels call them."""
+    rows = getattr(images, "shape", None)
+    return labels.ids.to_pylist() if rows and rows[0] == len(labels) else None
+
+
+def _map(chosen: Choice, place: Mapping[int, int], beside: Beside) -> dict[str, Any] | None:
+    if beside.features is None or len(chosen.mapped) < 3:
+        return None
+    places, method = project(beside.features.gather(chosen.mapped))
+    x, y = np.round(places.T, LEAST_TELLING).tolist()
+    return {"method": method, "image": _places(chosen.mapped, place), "x": x, "y": y}
+
+
+def _confusions(labels: Labels, truth: npt.NDArray[np.integer] | None) -> dict[str, Any]:
+    others = {"opinion": labels.indices("clip_label")} | ({} if truth is None else {"truth": truth})
+    return {
+        name: measures.confusion(labels.label_index, column, len(labels.classes)) for name, column in others.items()
+    }
+
+
+def _places(rows: npt.NDArray[np.int64], place: Mapping[int, int]) -> list[int]:
+    return [place[row] for row in rows.tolist()]
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(float(value), LEAST_TELLING)

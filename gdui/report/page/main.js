@@ -1,0 +1,6 @@
+overview();
+classSection();
+mapSection();
+numbers();
+confusionSection();
+reviewSection();

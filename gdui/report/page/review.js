@@ -1,0 +1,214 @@
+// The doubtful images one after another: a person accepts, renames or rejects each, with the keyboard alone if they like.
+
+const FIXED = 10;
+const KEYS = "1234567890";
+const AHEAD = 9;
+
+function reviewSection() {
+  const queue = data.review;
+  if (!queue.length) {
+    section("review", "Review", el("p", null, "There is nothing to review."));
+    return;
+  }
+  const desk = el("div", {
+    class: "desk panel",
+    tabindex: 0,
+    role: "group",
+    "aria-label": "Review desk",
+    "aria-keyshortcuts": "Enter X U E ArrowLeft ArrowRight",
+  });
+  const bar = el("i");
+  const tally = el("small");
+  const next = el("div", { class: "next" });
+  let now = Math.max(
+    0,
+    queue.findIndex((at) => corrections.of(at) === undefined),
+  );
+
+  const done = () => queue.filter((at) => corrections.of(at) !== undefined).length;
+
+  function decide(label) {
+    const at = queue[now];
+    corrections.set(at, label);
+    say(
+      label === images.label[at] ? `${nameOf(label)} accepted` : label === NOBODY ? "rejected" : `now ${nameOf(label)}`,
+    );
+    go(now + 1);
+  }
+
+  function go(place) {
+    now = Math.min(Math.max(place, 0), queue.length - 1);
+    show();
+    say(`${now + 1} of ${queue.length}. ${spoken(queue[now])}. The opinion says ${nameOf(images.first[queue[now]])}.`);
+  }
+
+  function undo() {
+    const at = corrections.undo();
+    if (at === undefined) return;
+    if (queue.includes(at)) now = queue.indexOf(at);
+    show();
+    say("undone");
+  }
+
+  function show() {
+    const at = queue[now];
+    desk.replaceChildren(
+      el("div", { class: "sight" }, picture(at)),
+      el("div", null, question(at), answers(at), steps()),
+    );
+    bar.style.width = percent(done() / queue.length, 2);
+    tally.textContent = `${count(done())} of ${counted(queue.length, "image", "images")} reviewed, ${counted(corrections.size(), "correction", "corrections")} in all`;
+    const from = Math.max(0, Math.min(now - 2, queue.length - AHEAD));
+    next.replaceChildren(
+      el(
+        "ul",
+        { class: "strip" },
+        queue.slice(from, from + AHEAD).map((image, offset) => el("li", null, waiting(image, from + offset))),
+      ),
+    );
+  }
+
+  function waiting(at, place) {
+    const kind = `tile${place === now ? " now" : ""}${corrections.of(at) === undefined ? "" : " corrected"}`;
+    return el(
+      "button",
+      { type: "button", class: kind, "aria-label": `Go to ${spoken(at)}`, onclick: () => go(place) },
+      picture(at),
+    );
+  }
+
+  function question(at) {
+    const said = corrections.of(at);
+    return el(
+      "div",
+      { class: "saying" },
+      el(
+        "p",
+        { class: "verdict" },
+        swatch(images.label[at]),
+        nameOf(images.label[at]),
+        said === undefined
+          ? null
+          : el(
+              "span",
+              { class: "tag" },
+              said === images.label[at] ? "accepted" : said === NOBODY ? "rejected" : `now ${nameOf(said)}`,
+            ),
+      ),
+      el("p", { class: "faint" }, images.why[at]),
+    );
+  }
+
+  function answers(at) {
+    const offered = suggestions(at).map((label, place) => {
+      const notes = [
+        label === images.label[at] && "label",
+        label === images.first[at] && "opinion",
+        label === images.second[at] && "its second",
+      ].filter(Boolean);
+      const pressed = String(corrections.of(at) === label);
+      return el(
+        "button",
+        { type: "button", "aria-pressed": pressed, onclick: () => decide(label) },
+        swatch(label),
+        nameOf(label),
+        notes.length ? el("small", null, notes.join(", ")) : null,
+        el("kbd", null, KEYS[place]),
+      );
+    });
+    return el(
+      "div",
+      { class: "choices" },
+      offered,
+      classes.length > FIXED ? classPicker("Another class", decide) : null,
+    );
+  }
+
+  function steps() {
+    const at = queue[now];
+    return el(
+      "div",
+      { class: "controls" },
+      images.label[at] === NOBODY
+        ? null
+        : el(
+            "button",
+            { type: "button", class: "main", onclick: () => decide(images.label[at]) },
+            "Accept",
+            el("kbd", null, "Enter"),
+          ),
+      el("button", { type: "button", onclick: () => decide(NOBODY) }, "Reject", el("kbd", null, "X")),
+      el("button", { type: "button", disabled: !corrections.undoable(), onclick: undo }, "Undo", el("kbd", null, "U")),
+      el(
+        "button",
+        { type: "button", disabled: now === 0, "aria-label": "Previous image", onclick: () => go(now - 1) },
+        "←",
+      ),
+      el(
+        "button",
+        { type: "button", disabled: now === queue.length - 1, "aria-label": "Next image", onclick: () => go(now + 1) },
+        "→",
+      ),
+    );
+  }
+
+  const shortcuts = {
+    Enter: () => images.label[queue[now]] !== NOBODY && decide(images.label[queue[now]]),
+    x: () => decide(NOBODY),
+    u: undo,
+    e: corrections.save,
+    ArrowLeft: () => go(now - 1),
+    ArrowRight: () => go(now + 1),
+  };
+
+  desk.addEventListener("keydown", (event) => {
+    if (event.target.tagName === "SELECT" || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "Enter" && event.target !== desk) return;
+    const named = suggestions(queue[now])[KEYS.indexOf(event.key)];
+    const act =
+      KEYS.includes(event.key) && named !== undefined
+        ? () => decide(named)
+        : (shortcuts[event.key] ?? shortcuts[event.key.toLowerCase()]);
+    if (!act) return;
+    event.preventDefault();
+    act();
+    desk.focus({ preventScroll: true });
+  });
+  corrections.listen(show);
+
+  const save = el(
+    "button",
+    { type: "button", class: "main", onclick: corrections.save },
+    "Export corrections.csv",
+    el("kbd", null, "E"),
+  );
+  section(
+    "review",
+    "Review",
+    el(
+      "p",
+      { class: "faint" },
+      "The images most worth a look, disagreements with the opinion first. What you decide stays in this browser until you export it.",
+    ),
+    el("div", { class: "progress", "aria-hidden": "true" }, bar),
+    tally,
+    desk,
+    next,
+    el("div", { class: "controls" }, save),
+    el(
+      "p",
+      { class: "aside" },
+      "Then ",
+      el("code", null, "gdui relabel RUN --corrections corrections.csv"),
+      " keeps what you said and spreads it to similar images.",
+    ),
+  );
+  show();
+}
+
+// A few classes keep their keys; of many, the likely ones come first.
+function suggestions(at) {
+  if (classes.length <= FIXED) return classes.map((_, label) => label);
+  const likely = [images.label[at], images.first[at], images.second[at], images.matched[at]];
+  return [...new Set(likely)].filter((label) => label !== NOBODY);
+}

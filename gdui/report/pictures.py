@@ -1,0 +1,78 @@
+"""Small pictures of chosen images, as text that stands in a page."""
+
+import base64
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from gdui import checks
+from gdui.images import UnreadableError, decode, open_source
+from gdui.images.decode import to_rgb
+
+__all__ = ["SMALL", "data_urls"]
+
+SMALL = 96
+TINY = 40  # pictures with a side of so few pixels are kept without loss
+QUALITY = 72
+
+
+def data_urls(source: Any, sizes: Mapping[str, int], ids: list[str] | None = None) -> dict[str, str]:
+    """A data: URL for each id of `sizes` that `source` holds: its picture, no side longer than the size.
+
+    Args:
+        source: what `gdui.images.open_source` takes. A folder is asked for these files alone; all else is read through.
+        ids: names of the rows of an array.
+    """
+    with ThreadPoolExecutor(checks.thread_count()) as pool:
+        work = [(id_, pool.submit(_data_url, raw, sizes[id_])) for id_, raw in _found(source, set(sizes), ids)]
+        return {id_: url for id_, done in work if (url := done.result())}
+
+
+def _found(source: Any, wanted: set[str], ids: list[str] | None) -> Iterator[tuple[str, Any]]:
+    """(id, raw) of the wanted images, until none is wanting."""
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        files = ((id_, Path(source) / id_) for id_ in sorted(wanted) if _lies_inside(id_))
+        yield from (one for one in files if one[1].is_file())
+        return
+    for shard in open_source(source, ids=ids).shards:
+        for id_, raw in shard.read():
+            if id_ in wanted:
+                wanted.discard(id_)
+                yield id_, raw
+            if not wanted:
+                return
+
+
+def _lies_inside(id_: str) -> bool:
+    path = PurePosixPath(id_)
+    return not path.is_absolute() and ".." not in path.parts and "\0" not in id_
+
+
+def _data_url(raw: Any, size: int) -> str:
+    """The picture, square where it is small; "" where it can't be read."""
+    try:
+        image = _opened(raw, size)
+    except (UnreadableError, OSError):
+        return ""
+    if size <= SMALL:
+        side = min(size, *image.size)
+        image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
+    else:
+        image.thumbnail((size, size), Image.Resampling.BICUBIC)
+    out = BytesIO()
+    image.save(out, "WEBP", quality=QUALITY, lossless=min(image.size) <= TINY)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _opened(raw: Any, size: int) -> Image.Image:
+    if isinstance(raw, UnreadableError):
+        raise raw
+    if isinstance(raw, np.ndarray):
+        return to_rgb(Image.fromarray(raw[:, :, 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw))
+    return decode(raw.read_bytes() if isinstance(raw, Path) else raw, size)

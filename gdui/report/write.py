@@ -1,0 +1,111 @@
+"""The report of labels, or of the run that left them."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gdui.labeling.features import Features, load_features
+from gdui.labels import Labels
+from gdui.labels.pins import read_pins
+from gdui.report.content import Beside, content
+from gdui.report.page import page
+from gdui.runs import atomic_path, read_manifest
+
+__all__ = ["report_labels", "report_run"]
+
+NAME = "report.html"
+
+
+def report_labels(
+    labels: Labels,
+    path: str | os.PathLike[str] = NAME,
+    *,
+    images: Any = None,
+    features: Any = None,
+    truth: Mapping[str, str] | None = None,
+    title: str = "labels",
+) -> Path:
+    """Writes one page by which a person can judge the labels; the arguments are those of `Labels.report`."""
+    vectors = None if features is None else load_features(features)
+    if vectors is not None and len(vectors) != len(labels):
+        raise ValueError(f"features must be as many as the labels, {len(labels)}, not {len(vectors)}")
+    true = None if truth is None else class_indices(labels, truth)
+    return _write(labels, Path(path), Beside(title, images, vectors, true, ledger=labels.facts.ledger))
+
+
+def report_run(
+    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    images: Any = None,
+    truth: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Writes the report of the run in `folder`, there by default.
+
+    Args:
+        images: where the pictures are; by default where the run found them.
+        truth: a CSV of id and label to compare with.
+    """
+    folder = Path(folder)
+    labels, manifest = Labels.from_run(folder), read_manifest(folder)
+    inputs = manifest["settings"].get("inputs", {})
+    source = inputs.get("source")
+    if images is None and source is not None and not inputs.get("ready") and _reachable(source):
+        images = source
+    beside = Beside(
+        title=folder.resolve().name,
+        images=images,
+        features=_features(folder, labels, source if inputs.get("ready") else None),
+        truth=None if truth is None else class_indices(labels, read_pins(truth)),
+        quarantined=_reasons(folder / "quarantine.parquet"),
+        ledger={stage: tuple(spent) for stage, spent in manifest["stages"]["label"].get("ledger", {}).items()},
+    )
+    return _write(labels, folder / NAME if path is None else Path(path), beside)
+
+
+def class_indices(labels: Labels, named: Mapping[str, str]) -> npt.NDArray[np.int32]:
+    """The class that `named` gives each image [N], -1 for none; names that are no classes are refused."""
+    known = {name: at for at, name in enumerate(labels.classes)} | {"": -1}
+    if unknown := sorted(set(named.values()) - set(known)):
+        raise ValueError(f"truth names {unknown[0]!r}, which is none of the classes")
+    given = pa.array(list(named), pa.large_string())
+    at = np.asarray(pc.fill_null(pc.index_in(labels.ids, given), -1).to_numpy())
+    if not (at >= 0).any():
+        raise ValueError(f"truth knows none of the images: its ids look like {next(iter(named), '')!r}")
+    codes = np.array([*(known[name] for name in named.values()), -1])
+    return np.asarray(codes[at], np.int32)
+
+
+def _write(labels: Labels, path: Path, beside: Beside) -> Path:
+    text = page(content(labels, beside), f"{beside.title}: gdui")
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def _reachable(source: str) -> bool:
+    """A local source may be gone by now; the report then has no pictures."""
+    return "://" in source or "*" in source or "{" in source or Path(source).exists()
+
+
+def _features(folder: Path, labels: Labels, ready: str | None) -> Features | None:
+    """The vectors the run had, if they are still those of its labels."""
+    place = folder / "features" if ready is None else Path(ready)
+    if not place.exists():
+        return None
+    found = load_features(place)
+    return found if len(found) == len(labels) else None
+
+
+def _reasons(path: Path) -> dict[str, int]:
+    if not path.is_file():
+        return {}
+    counts = pq.read_table(path, columns=["reason"]).group_by("reason").aggregate([([], "count_all")])
+    return {str(row["reason"]): row["count_all"] for row in counts.to_pylist()}
