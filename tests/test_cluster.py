@@ -32,6 +32,52 @@ def test_pseudo_labels_equal_the_plain_algorithm() -> None:
     assert [set(row) for row in found] == plain_pseudo_labels(features, scores, 0.5)
 
 
+def plain_heads(features: np.ndarray, k: int, heads: int, hidden: int, batch: int, step: int, epochs: int) -> list:
+    """Stage 2 head by head, each with its own network, optimiser and loop; random choices in the same order."""
+    random = torch.Generator().manual_seed(0)
+    rows, d = torch.from_numpy(features), features.shape[1]
+    first = torch.randn(heads, d, hidden, generator=random) * 2**0.5
+    second = torch.randn(heads, hidden, k, generator=random) * (2 / hidden) ** 0.5
+    networks = [
+        torch.nn.Sequential(torch.nn.Linear(d, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, k))
+        for _ in range(heads)
+    ]
+    for h, network in enumerate(networks):
+        network.load_state_dict(
+            {"0.weight": first[h].T, "0.bias": torch.zeros(hidden), "2.weight": second[h].T, "2.bias": torch.zeros(k)}
+        )
+    descents = [torch.optim.Adam(network.parameters(), lr=0.005) for network in networks]
+    for _ in range(epochs):
+        losses = [[] for _ in range(heads)]
+        for chosen in torch.randperm(len(rows), generator=random).tensor_split(-(-len(rows) // batch)):
+            x, size = rows[chosen], len(chosen) // k
+            members = []
+            for network in networks:
+                scores = network(x).softmax(1).detach().numpy()
+                best = np.argsort(-scores, axis=0, kind="stable")[: size // 2].T
+                prototypes = np.stack([x[b].mean(0).numpy() / np.linalg.norm(x[b].mean(0)) for b in best])
+                members.append(np.argsort(-(x.numpy() @ prototypes.T), axis=0, kind="stable")[:size].T.reshape(-1))
+            for part in torch.randperm(k * size, generator=random).split(step):
+                for h, network in enumerate(networks):
+                    target = torch.from_numpy(np.arange(k).repeat(size))[part]
+                    loss = torch.nn.functional.cross_entropy(network(x[members[h][part.numpy()]]).softmax(1), target)
+                    descents[h].zero_grad()
+                    loss.backward()
+                    descents[h].step()
+                    losses[h].append(loss.item())
+    return [(network, np.mean(one)) for network, one in zip(networks, losses, strict=True)]
+
+
+def test_stage_2_equals_a_plain_loop_over_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gdui.labeling.cluster._revive", lambda weights, sizes, random: torch.zeros(len(sizes)).long())
+    features, _ = lumps()
+    sizes = {"heads": 3, "hidden": 16, "batch": 120, "step": 32, "epochs": 3}
+    plain, fit = plain_heads(features, 4, **sizes), fit_heads(features, 4, **sizes, seed=0)
+    np.testing.assert_allclose(fit.losses, [loss for _, loss in plain], rtol=1e-4)
+    kept = plain[fit.kept][0](torch.from_numpy(features))
+    torch.testing.assert_close(fit.model(features), kept, atol=1e-3, rtol=1e-3)
+
+
 def fitted(seed: int = 0, k: int = 4, epochs: int = 6):
     return fit_heads(lumps()[0], k, heads=3, hidden=32, batch=128, step=32, epochs=epochs, seed=seed)
 

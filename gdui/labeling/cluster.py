@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gdui import ops
 from gdui.labeling import neighbors
 
 __all__ = ["Assignment", "Centroids", "HeadFit", "Heads", "assign", "fit_centroids", "fit_heads", "pseudo_labels"]
@@ -209,9 +210,7 @@ def _maximise(
     losses = []
     for part in torch.split(torch.randperm(k * size, generator=random), step):
         target = label[part].expand(heads, -1)
-        probability = _forward(weights, x[image[:, part]]).softmax(dim=2)
-        wrong = probability.logsumexp(dim=2) - probability.gather(2, target[:, :, None]).squeeze(2)
-        loss = wrong.mean(dim=1)
+        loss = ops.cluster_loss(_forward(weights, x[image[:, part]]), target)
         descent.zero_grad()
         loss.sum().backward()  # type: ignore[no-untyped-call]
         descent.step()
