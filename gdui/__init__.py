@@ -10,7 +10,9 @@ __version__ = "0.1.0"
 
 _HOME: dict[str, str] = {
     "Labeler": "gdui.labeling.labeler",
+    "Generator": "gdui.diffusion.generator",
     "Labels": "gdui.labels",
+    "train": "gdui.diffusion.workflow",
 }
 
 __all__ = ["__version__", *_HOME]

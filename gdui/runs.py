@@ -20,6 +20,9 @@ PART = ".part-"
 LOCK = ".lock"
 MANIFEST = "manifest.json"
 LABELS = "labels.parquet"
+# What a run may leave behind, and a new one in the same folder takes away.
+FILES = (LABELS, "quarantine.parquet", "report.html", "log", "pictures.npy", "losses.png")
+FOLDERS = ("features", "unet", "classifier", "model", "samples")
 
 
 @contextmanager
@@ -200,9 +203,10 @@ def _refuse_foreign(folder: Path, begun: bool) -> None:
 
 
 def _empty(folder: Path) -> None:
-    for name in (LABELS, "quarantine.parquet", "report.html", "log"):
+    for name in FILES:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "features", ignore_errors=True)
+    for name in FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _sweep(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Images depend on the seed, their class and their number alone; guidance pulls to the class; mistakes are named."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,43 @@ def test_guidance_without_a_class_is_a_mixture_of_two_predictions() -> None:
         seen.append(classes)
         return model.unet(x, t, classes)
 
-    sampler = Sampler(network, schedule, null_class=3, guide="free", scale=1.5)
-    prediction, other, gradient = sampler._predict(x, torch.tensor([3.0, 3.0]), torch.tensor([0, 1]))
+    classes, t, pull = torch.tensor([0, 1]), torch.tensor([3.0, 3.0]), torch.tensor([1.5, 0.0])[:, None, None, None]
+    guided = Sampler(network, schedule, null_class=3, guides={"free": 2.0})._predict(x, t, classes, pull)
     assert [classes.tolist() for classes in seen] == [[0, 1], [3, 3]]
-    assert other is not None
-    assert gradient is None
-    assert not torch.allclose(prediction, other)
+    named, nobody = model.unet(x, t, classes), model.unet(x, t, torch.tensor([3, 3]))
+    expected = named.clone()
+    expected[0, :3] += 3 * (named - nobody)[0, :3]
+    torch.testing.assert_close(guided, expected)
+
+
+def test_guides_combine_and_every_class_has_its_own_scale() -> None:
+    model = with_classifier()
+    how: dict[str, Any] = {"steps": 4, "seed": 1, "guide": {"classifier": 1.0, "free": 0.5}}
+    both = model.sample(["cat", "owl"], n=[1, 2], guidance=[3.0, 0.0], **how)
+    assert len(both) == 3
+    np.testing.assert_array_equal(both[1:], model.sample("owl", n=2, steps=4, seed=1, guidance=0))
+    np.testing.assert_array_equal(both[:1], model.sample("cat", guidance=3.0, **how))
+    assert (both[0] != model.sample("cat", guidance=3.0, steps=4, seed=1)[0]).any()
+
+
+def test_autoguidance_moves_away_from_the_weaker_network() -> None:
+    model, weaker = generator(), generator()
+    same = model.sample("cat", n=2, steps=4, weaker=model, guidance=5.0)
+    np.testing.assert_allclose(same.astype(int), model.sample("cat", n=2, steps=4, guidance=0), atol=1)
+    with torch.no_grad():
+        for parameter in weaker.unet.parameters():
+            parameter.mul_(0.9)
+    assert (model.sample("cat", n=2, steps=4, weaker=weaker, guidance=5.0) != same).any()
+    with pytest.raises(ValueError, match="weaker must have the same timesteps"):
+        model.sample("cat", weaker=replace(weaker, timesteps=60))
+
+
+def test_the_gradient_can_be_taken_at_the_mean() -> None:
+    model = with_classifier()
+    how: dict[str, Any] = {"steps": 6, "method": "ancestral", "guidance": 30.0, "guide": "classifier"}
+    assert (model.sample("cat", n=2, grad_at="mean", **how) != model.sample("cat", n=2, **how)).any()
+    with pytest.raises(ValueError, match="grad_at 'mean' is for method 'ancestral'"):
+        model.sample("cat", grad_at="mean", guidance=1.0)
 
 
 def test_a_saved_model_draws_the_same(tmp_path: Path) -> None:
@@ -111,15 +143,36 @@ def test_a_newer_model_is_refused_politely(tmp_path: Path) -> None:
         Generator.load(tmp_path)
 
 
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    generator().save(tmp_path)
+    facts = (tmp_path / "model.json").read_text()
+    (tmp_path / "model.json").write_text(facts.replace('"width": 32', '"width": 64'))
+    with pytest.raises(ValueError, match=r"model.safetensors doesn't fit a network of these flags: .* wanted"):
+        Generator.load(tmp_path)
+    (tmp_path / "model.json").write_text(facts)
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps({"unet": 1}))
+    with pytest.raises(ValueError, match="is not a readable weights file"):
+        Generator.load(tmp_path)
+    (tmp_path / "model.json").write_text("{")
+    with pytest.raises(ValueError, match=r"model.json is damaged"):
+        Generator.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
         ({"classes": "fish"}, "not 'fish'"),
         ({"classes": "cat", "n": 0}, "n must be at least 1"),
+        ({"classes": "cat", "steps": 0}, "steps must be at least 1"),
         ({"classes": "cat", "steps": 51}, "between 1 and the 50"),
         ({"classes": "cat", "method": "euler"}, "'euler'"),
         ({"classes": "cat", "guide": "classifier", "guidance": 1.0}, "needs a classifier"),
         ({"guidance": 2.0}, "guidance needs a named class"),
+        ({"classes": ["cat", "dog"], "n": [1, 2, 3]}, "one for each of the 2 classes, not 3"),
+        ({"classes": ["cat", "dog"], "guidance": [1.0]}, "one for each of the 2 classes, not 1"),
+        ({"classes": "cat", "guide": "auto", "guidance": 1.0}, "needs a weaker network"),
+        ({"classes": "cat", "guide": "magic", "guidance": 1.0}, "guide must be one of 'classifier'"),
+        ({"classes": []}, "at least one class"),
     ],
 )
 def test_mistakes_are_named(asked: dict[str, Any], words: str) -> None:

@@ -106,17 +106,18 @@ def test_an_epoch_shows_every_picture_once() -> None:
     seen = pictures(24)
     pixels = np.arange(24, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
     numbered = Pictures(pixels, seen.classes, seen.names)
-    drawn = [draw(step, numbered, 50, RECIPE).batch.x0[:, 0, 0, 0] for step in range(3)]
+    drawn = [draw(step, numbered, RECIPE).batch.x0[:, 0, 0, 0] for step in range(3)]
     shown = ((torch.cat(drawn) + 1) * 127.5).round().int()
     assert sorted(shown.tolist()) == list(range(24))
 
 
 def test_ranks_share_a_step_without_overlap() -> None:
-    whole = draw(4, pictures(), 50, RECIPE)
-    parts = [draw(4, pictures(), 50, RECIPE, rank=rank, ranks=2) for rank in range(2)]
+    whole = draw(4, pictures(), RECIPE)
+    parts = [draw(4, pictures(), RECIPE, rank=rank, ranks=2) for rank in range(2)]
     for rank, part in enumerate(parts):
         assert torch.equal(part.batch.x0, whole.batch.x0[rank::2])
         assert torch.equal(part.seed, whole.seed[rank::2])
+        assert (part.quantiles == whole.quantiles[rank::2]).all()
         assert torch.equal(part.batch.classes, whole.batch.classes[rank::2])
 
 
@@ -178,9 +179,9 @@ def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
 
 
 def test_a_store_is_whole_or_absent(tmp_path: Path) -> None:
-    blocks = [np.full((3, 2, 2, 3), value, np.uint8) for value in (1, 2)]
+    blocks = [(np.arange(value - 1, 6, 2), np.full((3, 2, 2, 3), value, np.uint8)) for value in (1, 2)]
     store = store_pixels(tmp_path / "pixels.npy", 6, (2, 2, 3), blocks)
-    assert store[:, 0, 0, 0].tolist() == [1, 1, 1, 2, 2, 2]
+    assert store[:, 0, 0, 0].tolist() == [1, 2, 1, 2, 1, 2]
     with pytest.raises(ValueError, match="was to hold 7 pictures, but 6 came"):
         store_pixels(tmp_path / "short.npy", 7, (2, 2, 3), blocks)
     assert not (tmp_path / "short.npy").exists()
@@ -190,7 +191,7 @@ def test_a_store_is_whole_or_absent(tmp_path: Path) -> None:
     ("pixels", "classes", "words"),
     [
         (np.zeros((2, 8, 8), np.uint8), [0, 0], "shape"),
-        (np.zeros((2, 8, 8, 3), np.float32), [0, 0], "uint8"),
+        (np.zeros((2, 8, 8, 3)), [0, 0], "uint8"),
         (np.zeros((0, 8, 8, 3), np.uint8), [], "at least one"),
         (np.zeros((2, 8, 8, 3), np.uint8), [0, 5], "below 2"),
         (np.zeros((2, 8, 8, 3), np.uint8), [0], "2 entries"),

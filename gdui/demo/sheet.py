@@ -1,20 +1,17 @@
 """A contact sheet: one picture from which a person sees how good a labelling is."""
 
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from gdui.drawing import ACCENT, FAINT, PAGE, TEXT, fitted, font, stacked
 from gdui.labels import Labels
 from gdui.runs import atomic_path
 
 __all__ = ["contact_sheet"]
 
-PAGE, TEXT, FAINT, ACCENT = "#16181d", "#f2f0ea", "#8d929c", "#f0a35e"
 CELL, GAP, EDGE, GUTTER = 68, 8, 56, 52
 SUREST, LEAST, CHANGED_ROWS = 11, 7, 3
 NAMES_WIDTH = 3 * (CELL + GAP) - GUTTER  # so that both parts end at one edge
@@ -48,16 +45,16 @@ def contact_sheet(pictures: Pixels, labels: Labels, path: Path) -> None:
         _strip(EDGE - GAP),
     ]
     with atomic_path(path) as temporary:
-        _stacked(strips).save(temporary, format="PNG", optimize=True)
+        stacked(strips).save(temporary, format="PNG", optimize=True)
 
 
 def _heading(labels: Labels) -> Image.Image:
     strip = _strip(172)
     pen = ImageDraw.Draw(strip)
-    pen.text((EDGE, EDGE), f"{len(labels):,} images, {len(labels.classes)} names", TEXT, _font(34, bold=True))
+    pen.text((EDGE, EDGE), f"{len(labels):,} images, {len(labels.classes)} names", TEXT, font(34, bold=True))
     baseline = strip.height - 14
-    pen.text((LEFT, baseline), "surest of each class", FAINT, _font(17), anchor="ls")
-    pen.text((MIDDLE, baseline), "least sure", FAINT, _font(17), anchor="ls")
+    pen.text((LEFT, baseline), "surest of each class", FAINT, font(17), anchor="ls")
+    pen.text((MIDDLE, baseline), "least sure", FAINT, font(17), anchor="ls")
     return strip
 
 
@@ -66,9 +63,9 @@ def _class_row(pictures: Pixels, name: str, rows: Indices) -> Image.Image:
     strip = _strip(CELL + GAP)
     pen = ImageDraw.Draw(strip)
     pen.text(
-        (EDGE, CELL // 2 + 2), _fitted(name, _font(22, bold=True), NAMES_WIDTH - 20), TEXT, _font(22, bold=True), "ls"
+        (EDGE, CELL // 2 + 2), fitted(name, font(22, bold=True), NAMES_WIDTH - 20), TEXT, font(22, bold=True), "ls"
     )
-    pen.text((EDGE, CELL // 2 + 8), f"{len(rows):,} images", FAINT, _font(14), "la")
+    pen.text((EDGE, CELL // 2 + 8), f"{len(rows):,} images", FAINT, font(14), "la")
     _paste(strip, pictures, rows[:SUREST], LEFT)
     _paste(strip, pictures, rows[SUREST:][::-1][:LEAST], MIDDLE)
     return strip
@@ -78,8 +75,8 @@ def _changes(pictures: Pixels, labels: Labels, changed: Indices) -> list[Image.I
     """Images whose label is not what the opinion called them, in rows, each with both names below it."""
     title = _strip(92)
     pen = ImageDraw.Draw(title)
-    pen.text((EDGE, 46), f"{len(changed):,} labels are not what the opinion said", TEXT, _font(22, bold=True), "ls")
-    pen.text((EDGE, 72), "its name above, the label's below", FAINT, _font(15), "ls")
+    pen.text((EDGE, 46), f"{len(changed):,} labels are not what the opinion said", TEXT, font(22, bold=True), "ls")
+    pen.text((EDGE, 72), "its name above, the label's below", FAINT, font(15), "ls")
     shown = changed[: CHANGED_ROWS * COLUMNS]
     return [title, *(_change_row(pictures, labels, shown[at : at + COLUMNS]) for at in range(0, len(shown), COLUMNS))]
 
@@ -92,7 +89,7 @@ def _change_row(pictures: Pixels, labels: Labels, rows: Indices) -> Image.Image:
     for column, (before, after) in enumerate(zip(opinion, label, strict=True)):
         middle = EDGE + column * (CELL + GAP) + CELL // 2
         for index, y, colour in ((before, 17, FAINT), (after, 35, ACCENT)):
-            pen.text((middle, CELL + y), _fitted(labels.classes[index], _font(14), CELL + 4), colour, _font(14), "ms")
+            pen.text((middle, CELL + y), fitted(labels.classes[index], font(14), CELL + 4), colour, font(14), "ms")
     return strip
 
 
@@ -111,29 +108,5 @@ def _paste(strip: Image.Image, pictures: Pixels, rows: Indices, left: int) -> No
         strip.paste(tile, (left + column * (CELL + GAP), 0))
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, cut where it would be wider."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-@cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
-
-
 def _strip(height: int) -> Image.Image:
     return Image.new("RGB", (WIDTH, height), PAGE)
-
-
-def _stacked(strips: Sequence[Image.Image]) -> Image.Image:
-    page = Image.new("RGB", (WIDTH, sum(strip.height for strip in strips)), PAGE)
-    top = 0
-    for strip in strips:
-        page.paste(strip, (0, top))
-        top += strip.height
-    return page

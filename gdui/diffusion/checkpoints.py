@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gdui.diffusion.classifier import Classifier, ClassifierConfig
 from gdui.diffusion.unet import UNet, UNetConfig
 
-__all__ = ["ADM_FLAGS", "CLASSIFIER_FLAGS", "load_adm_classifier", "load_adm_unet", "load_weights"]
+__all__ = ["ADM_FLAGS", "CLASSIFIER_FLAGS", "fill", "load_adm_classifier", "load_adm_unet", "load_weights"]
 
 Config = TypeVar("Config", bound=UNetConfig)
 Network = TypeVar("Network", bound=nn.Module)
@@ -152,9 +152,12 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _filled(build: Callable[[Config], Network], config: Config, path: str | os.PathLike[str]) -> Network:
-    """The network with the file's weights, in evaluation mode; what doesn't fit is named."""
-    weights = load_weights(path)
-    network = build(config)
+    """The network with the file's weights, in evaluation mode."""
+    return fill(build(config), load_weights(path), path)
+
+
+def fill(network: Network, weights: Mapping[str, Tensor], path: str | os.PathLike[str]) -> Network:
+    """Gives the network the weights from the file `path`, and sets it to evaluation; what doesn't fit is named."""
     own = network.state_dict()
     missing, unknown = own.keys() - weights.keys(), weights.keys() - own.keys()
     shapes = [
@@ -165,7 +168,7 @@ def _filled(build: Callable[[Config], Network], config: Config, path: str | os.P
     if missing or unknown or shapes:
         facts = [f"lacks {_few(missing)}"] * bool(missing) + [f"has {_few(unknown)} besides"] * bool(unknown)
         raise ValueError(f"{path} doesn't fit a network of these flags: {'; '.join(facts + sorted(shapes)[:3])}")
-    network.load_state_dict(weights)
+    network.load_state_dict(dict(weights))
     return network.eval()
 
 

@@ -2,29 +2,71 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from gdui import checks
+from gdui.diffusion.checkpoints import fill, load_weights
 from gdui.diffusion.classifier import Classifier, ClassifierConfig
-from gdui.diffusion.sample import Guide, Method, Sampler, image_seeds
+from gdui.diffusion.sample import GradAt, Guide, Method, Sampler, image_seeds
 from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.unet import UNet, UNetConfig
 from gdui.runs import atomic_path
 from gdui.training.precision import compiled
 
-__all__ = ["Generator"]
+__all__ = ["Asked", "Drawing", "Generator"]
 
 VERSION = 1
 Images = npt.NDArray[np.uint8]
+Classes = str | Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How images are drawn.
+
+    guidance: how hard to steer, for all classes or for each; None for 2 where there is a guide, 0 for not at all.
+    guide: "classifier", "free" (the network without its class), "auto" (a weaker network), or several with the share of
+        the guidance that each has, as {"classifier": 1.0, "free": 0.5}; None for the one this model has.
+    steps: how many; of "dpm" 20 are enough.
+    eta: DDIM's share of fresh noise.
+    grad_at: where the classifier's gradient is taken: "x", or for method "ancestral" "mean".
+    weaker: the generator whose prediction "auto" moves away from.
+    seed: everything random follows from it.
+    """
+
+    guidance: float | Sequence[float] | None = None
+    guide: Guide | Mapping[Guide, float] | None = None
+    steps: int = 20
+    method: Method = "dpm"
+    eta: float = 0.0
+    grad_at: GradAt = "x"
+    weaker: "Generator | None" = None
+    seed: int = 0
+    batch: int = 64
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        checks.whole("batch", self.batch, 1)
+        checks.whole("steps", self.steps, 1)
+        checks.whole("seed", self.seed, 0)
+        checks.one_of("method", self.method, get_args(Method))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The images that are wanted: the class of each (-1 for none) and how hard it is steered."""
+
+    classes: npt.NDArray[np.int64]
+    scales: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -32,6 +74,7 @@ class Generator:
     """Draws images of named classes.
 
     target: what the UNet predicts.
+    mixed: whether the networks run in bfloat16 where the hardware has it, as they were trained.
     """
 
     unet: UNet
@@ -40,6 +83,7 @@ class Generator:
     timesteps: int = 500
     target: str = "eps"
     classifier: Classifier | None = None
+    mixed: bool = True
 
     def __post_init__(self) -> None:
         for network in (self.unet, self.classifier):
@@ -48,80 +92,58 @@ class Generator:
                     f"the network knows {network.config.classes} classes, but there are {len(self.names)} names"
                 )
 
-    def sample(
-        self,
-        classes: str | Sequence[str] | None = None,
-        n: int = 1,
-        *,
-        guidance: float | None = None,
-        guide: Guide | None = None,
-        steps: int = 20,
-        method: Method = "dpm",
-        eta: float = 0.0,
-        seed: int = 0,
-        batch: int = 64,
-        compile: bool = False,  # noqa: A002
-    ) -> Images:
-        """`n` images of each class [classes * n, height, width, channels], a class's images side by side.
+    def sample(self, classes: Classes = None, n: int | Sequence[int] = 1, **how: Any) -> Images:
+        """`n` images of each class [images, height, width, channels], a class's images side by side.
 
         An image depends on the seed, its class and its number in the class: not on `n`, the batch or the other classes.
 
         Args:
             classes: one name, several, or None for images of no named class.
-            guidance: how hard to steer; None for 2 where there is a guide, 0 for not at all.
-            guide: "classifier" or "free" (the network without its class); None for the one this model has.
-            steps: evaluations of the network; 20 are enough for "dpm".
+            n: how many of each class, or a number for every one of them.
+            how: fields of `Drawing`, such as guidance, steps and seed.
         """
-        drawn = list(
-            self.stream(
-                classes,
-                n,
-                guidance=guidance,
-                guide=guide,
-                steps=steps,
-                method=method,
-                eta=eta,
-                seed=seed,
-                batch=batch,
-                compile=compile,
-            )
-        )
-        return np.concatenate(drawn)
+        return np.concatenate(list(self.stream(classes, n, **how)))
 
-    def stream(
-        self,
-        classes: str | Sequence[str] | None = None,
-        n: int = 1,
-        *,
-        guidance: float | None = None,
-        guide: Guide | None = None,
-        steps: int = 20,
-        method: Method = "dpm",
-        eta: float = 0.0,
-        seed: int = 0,
-        batch: int = 64,
-        compile: bool = False,  # noqa: A002
-    ) -> Iterator[Images]:
+    def stream(self, classes: Classes = None, n: int | Sequence[int] = 1, **how: Any) -> Iterator[Images]:
         """`sample`, a batch at a time."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n}")
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, not {batch}")
-        wanted = np.repeat(self._indices(classes), n)
-        options = {"steps": steps, "method": method, "eta": eta}
-        sampler = self._sampler(wanted, guidance, guide, compile, options)
-        seeds = image_seeds(seed, wanted)
-        # One fixed shape: every image is computed by the same kernels whatever the batch it fell into.
-        for start in range(0, len(wanted), batch):
-            rows = np.resize(np.arange(start, min(start + batch, len(wanted))), batch)
-            kept = min(batch, len(wanted) - start)
-            yield self._draw(sampler, wanted[rows], seeds[rows])[:kept]
+        drawing = Drawing(**how)
+        asked = self.asked(classes, n, drawing)
+        return self.draw(asked, np.arange(len(asked.classes)), drawing)
 
-    def _draw(self, sampler: Sampler, wanted: npt.NDArray[np.integer], seeds: npt.NDArray[np.int64]) -> Images:
+    def asked(self, classes: Classes, n: int | Sequence[int], drawing: Drawing) -> Asked:
+        """Which images these arguments of `sample` mean."""
+        indices = self._indices(classes)
+        counts = _each("n", n, len(indices))
+        for count in counts:
+            checks.whole("n", count, 1)
+        default = 2.0 if indices[0] >= 0 and self._default_guide(drawing) else 0.0
+        scales = _each("guidance", default if drawing.guidance is None else drawing.guidance, len(indices))
+        for scale in scales:
+            checks.in_range("guidance", scale, -1e6, 1e6)
+        return Asked(np.repeat(indices, counts), np.repeat(np.array(scales, np.float32), counts))
+
+    def draw(self, asked: Asked, rows: npt.NDArray[np.integer], drawing: Drawing) -> Iterator[Images]:
+        """Some of the images asked for, a batch at a time."""
+        sampler = self._sampler(asked, drawing)
+        seeds = image_seeds(drawing.seed, asked.classes)
+        # One fixed shape: every image is computed by the same kernels whatever the batch it fell into.
+        for start in range(0, len(rows), drawing.batch):
+            kept = rows[start : start + drawing.batch]
+            padded = np.resize(kept, drawing.batch)
+            yield self._batch(sampler, asked.classes[padded], asked.scales[padded], seeds[padded])[: len(kept)]
+
+    def _batch(
+        self,
+        sampler: Sampler,
+        wanted: npt.NDArray[np.integer],
+        scales: npt.NDArray[np.float32],
+        seeds: npt.NDArray[np.int64],
+    ) -> Images:
         config, device = self.unet.config, next(self.unet.parameters()).device
         labels = torch.from_numpy(wanted).to(device) if wanted[0] >= 0 else self._nobody(len(wanted), device)
         shape = (config.channels, config.image_size, config.image_size)
-        *_, images = sampler.states(shape, labels, torch.from_numpy(seeds).to(device))
+        pull = torch.from_numpy(scales).to(device) if sampler.guides else None
+        *_, images = sampler.states(shape, labels, torch.from_numpy(seeds).to(device), pull)
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return np.asarray(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
@@ -135,49 +157,62 @@ class Generator:
             )
         return torch.full((count,), self.unet.config.classes, device=device)
 
-    def _indices(self, classes: str | Sequence[str] | None) -> npt.NDArray[np.int64]:
+    def _indices(self, classes: Classes) -> npt.NDArray[np.int64]:
         if classes is None:
             return np.array([-1])
         asked = [classes] if isinstance(classes, str) else list(classes)
+        if not asked:
+            raise ValueError("classes must name at least one class")
         if unknown := [name for name in asked if name not in self.names]:
             raise ValueError(f"classes must be among {', '.join(map(repr, self.names))}, not {unknown[0]!r}")
         return np.array([self.names.index(name) for name in asked], np.int64)
 
-    def _sampler(
-        self,
-        wanted: npt.NDArray[np.integer],
-        guidance: float | None,
-        guide: Guide | None,
-        compile: bool,  # noqa: A002
-        options: dict[str, Any],
-    ) -> Sampler:
-        named = wanted[0] >= 0
-        if guide is None and named and guidance != 0:
-            guide = "classifier" if self.classifier is not None else "free" if self.unet.null_class else None
-        if guidance and guide is None:
+    def _default_guide(self, drawing: Drawing) -> Guide | Mapping[Guide, float] | None:
+        if drawing.guide is not None:
+            return drawing.guide
+        if drawing.weaker is not None:
+            return "auto"
+        return "classifier" if self.classifier is not None else "free" if self.unet.null_class else None
+
+    def _sampler(self, asked: Asked, drawing: Drawing) -> Sampler:
+        named, steered = asked.classes[0] >= 0, bool(asked.scales.any())
+        guide = self._default_guide(drawing) if steered else None
+        guides: dict[Guide, float] = dict(guide) if isinstance(guide, Mapping) else {guide: 1.0} if guide else {}
+        if steered and not (guides and (named or set(guides) == {"auto"})):
             raise ValueError(
                 "guidance needs a named class, and a classifier or a network trained with forgotten classes"
             )
-        if named and self.unet.config.classes is None and guide != "classifier":
-            raise ValueError("this model knows no classes and has no classifier: leave classes out")
+        if named and self.unet.config.classes is None and self.classifier is None:
+            raise ValueError("this model knows no classes and has no classifier to steer by: leave classes out")
         return Sampler(
-            network=compiled(self.unet, compile),
-            schedule=self._schedule(options),
-            classifier=None if self.classifier is None else compiled(self.classifier, compile),
+            network=compiled(self.unet, drawing.compile),
+            schedule=self._schedule(drawing),
+            classifier=None if self.classifier is None else compiled(self.classifier, drawing.compile),
+            weaker=None if drawing.weaker is None else self._weaker(drawing.weaker, drawing.compile),
             null_class=self.unet.config.classes if self.unet.null_class else None,
-            guide=guide,
-            scale=(2.0 if guide else 0.0) if guidance is None else guidance,
+            guides=guides,
+            method=drawing.method,
+            steps=drawing.steps,
+            eta=drawing.eta,
+            grad_at=drawing.grad_at,
             conditional=self.unet.config.classes is not None,
             learned_variance=self.unet.config.learned_variance,
             target=checks.one_of("target", self.target, ("eps", "x0", "v")),  # type: ignore[arg-type]
-            **options,
+            mixed=self.mixed,
         )
 
-    def _schedule(self, options: dict[str, Any]) -> Schedule:
-        steps = options["steps"]
-        if not 1 <= steps <= self.timesteps:
+    def _weaker(self, weaker: "Generator", compile: bool) -> Any:  # noqa: A002
+        """The other generator's network, where it predicts the same of the same."""
+        for name in ("names", "schedule", "timesteps", "target"):
+            if getattr(weaker, name) != getattr(self, name):
+                raise ValueError(f"weaker must have the same {name} as this model, not {getattr(weaker, name)!r}")
+        return compiled(weaker.unet, compile)
+
+    def _schedule(self, drawing: Drawing) -> Schedule:
+        steps = drawing.steps
+        if steps > self.timesteps:
             raise ValueError(f"steps must lie between 1 and the {self.timesteps} of training, not {steps}")
-        respaced = options["method"] in ("ddim", "ancestral") and steps < self.timesteps
+        respaced = drawing.method in ("ddim", "ancestral") and steps < self.timesteps
         return Schedule.from_name(self.schedule, self.timesteps, str(steps) if respaced else "")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -198,6 +233,7 @@ class Generator:
             "schedule": self.schedule,
             "timesteps": self.timesteps,
             "target": self.target,
+            "mixed": self.mixed,
             "null_class": self.unet.null_class,
             "unet": asdict(self.unet.config),
             "classifier": asdict(self.classifier.config) if self.classifier else None,
@@ -209,28 +245,47 @@ class Generator:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Generator":
-        """The model that `save` wrote."""
+        """The model that `save` wrote, or that of a training run."""
         folder = Path(folder)
-        if not (folder / "model.json").is_file():
-            raise ValueError(f"{folder} holds no model: it has no model.json")
-        facts = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        if facts["version"] > VERSION:
-            raise ValueError(
-                f"{folder} was written by a newer gdui (model version {facts['version']}, known {VERSION})"
-            )
-        tensors = load_file(folder / "model.safetensors")
+        if not (folder / "model.json").is_file() and (folder / "model" / "model.json").is_file():
+            folder = folder / "model"
+        facts = _facts(folder)
+        weights = load_weights(folder / "model.safetensors")
         unet = UNet(UNetConfig(**_tuples(facts["unet"])), null_class=facts["null_class"])
         classifier = Classifier(ClassifierConfig(**_tuples(facts["classifier"]))) if facts["classifier"] else None
         for part, network in (("unet", unet), ("classifier", classifier)):
             if network is not None:
-                own = {name.removeprefix(f"{part}."): v for name, v in tensors.items() if name.startswith(f"{part}.")}
-                network.load_state_dict(own)
-                network.eval()
-        return cls(unet, tuple(facts["names"]), facts["schedule"], facts["timesteps"], facts["target"], classifier)
+                own = {name.removeprefix(f"{part}."): v for name, v in weights.items() if name.startswith(f"{part}.")}
+                fill(network, own, folder / "model.safetensors")
+        told = {name: facts[name] for name in ("schedule", "timesteps", "target", "mixed")}
+        return cls(unet, tuple(facts["names"]), classifier=classifier, **told)
 
     def to(self, device: str | torch.device) -> "Generator":
         """The model on another device."""
         return replace(self, unet=self.unet.to(device), classifier=self.classifier and self.classifier.to(device))
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What model.json says."""
+    if not (folder / "model.json").is_file():
+        raise ValueError(f"{folder} holds no model: it has no model.json")
+    try:
+        facts: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        newer = facts["version"] > VERSION
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{folder / 'model.json'} is damaged") from None
+    if newer:
+        raise ValueError(f"{folder} was written by a newer gdui (model version {facts['version']}, known {VERSION})")
+    return {"mixed": True} | facts
+
+
+def _each(name: str, value: Any, count: int) -> list[Any]:
+    """One value for each of `count` classes."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{name} must be one number, or one for each of the {count} classes, not {len(value)}")
+    return list(value)
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

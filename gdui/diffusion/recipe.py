@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gdui import checks
 from gdui.diffusion.pictures import Batch, Pictures
+from gdui.diffusion.times import Times
 from gdui.training.order import rows_of
 
 __all__ = ["Draw", "Recipe", "draw"]
@@ -19,9 +21,15 @@ class Recipe:
     """How long, how fast and on what.
 
     rate: AdamW's, after `warmup` steps that climb to it.
-    ema: decays of the running averages of the weights; the choice among them comes after training.
+    ema: decays of the running averages of the weights (a half-life of 0.69 / (1 - decay) steps); the choice among them
+        comes after training.
     forget: share of pictures shown without their class, for classifier-free guidance.
     mirror: whether pictures may be turned left to right (never for digits or text).
+    accumulate: in how many parts a batch goes through the network.
+    times: time steps are drawn "uniform", or "loss_aware": more often where the loss is large.
+    intervals: above 1 the time steps are cut into as many; each takes part in every step, and where their gradients
+        oppose each other they are balanced.
+    mixed: train in bfloat16 where the hardware has it; very narrow networks lose more by converting than they win.
     """
 
     steps: int = 20_000
@@ -34,6 +42,9 @@ class Recipe:
     forget: float = 0.0
     mirror: bool = False
     accumulate: int = 1
+    times: Literal["uniform", "loss_aware"] = "uniform"
+    intervals: int = 1
+    mixed: bool = True
     kind: Literal["simple", "hybrid", "rescaled_hybrid", "vlb"] = "hybrid"
     target: Literal["eps", "x0", "v"] = "eps"
     weighting: Literal["min_snr", "p2"] | None = None
@@ -42,36 +53,50 @@ class Recipe:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("steps", "batch", "accumulate", "intervals", "save_every", "keep"):
+            checks.whole(name, getattr(self, name), 1)
         checks.in_range("forget", self.forget, 0, 1)
         for decay in self.ema:
             checks.in_range("ema", decay, 0, 1)
-        if self.batch % self.accumulate:
+        checks.one_of("times", self.times, Times)
+        if self.intervals > 1 and self.times != "uniform":
+            raise ValueError("intervals share the time steps evenly: leave times at 'uniform'")
+        self.check_parts(1)
+
+    def check_parts(self, ranks: int) -> None:
+        """Refuses a batch that can't be shared out evenly."""
+        parts = ranks * self.intervals * self.accumulate
+        if self.batch % parts:
             raise ValueError(
-                f"batch must be a multiple of accumulate, but {self.batch} is not one of {self.accumulate}"
+                f"batch must be a multiple of {ranks} ranks x {self.intervals} intervals x {self.accumulate} parts, "
+                f"and {self.batch} is not one of {parts}"
             )
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step learns from: pictures, the time step of each, and the seed of each one's noise."""
+    """What one step learns from: pictures, the quantile of each one's time step, and the seed of each one's noise."""
 
     batch: Batch
-    t: Tensor
+    quantiles: npt.NDArray[np.float64]
     seed: Tensor
 
 
-def draw(step: int, pictures: Pictures, timesteps: int, recipe: Recipe, *, rank: int = 0, ranks: int = 1) -> Draw:
-    """One rank's part of what `step` sees: a function of the seed and the step alone, so a resumed run can't differ."""
-    generator = np.random.default_rng([recipe.seed, 1, step])
+def draw(
+    step: int, pictures: Pictures, recipe: Recipe, *, rank: int = 0, ranks: int = 1, judging: bool = False
+) -> Draw:
+    """One rank's part of what `step` sees: a function of the seed and the step alone, so a resumed run can't differ.
+
+    `judging` draws what no training step does.
+    """
+    generator = np.random.default_rng([recipe.seed, 4 if judging else 1, step])
     mine = slice(rank, None, ranks)
     rows = rows_of(step, len(pictures), recipe.batch, recipe.seed)[mine]
-    t = generator.integers(timesteps, size=recipe.batch)[mine].copy()
+    interval = np.arange(recipe.batch) * recipe.intervals // recipe.batch
+    quantiles = (interval + generator.random(recipe.batch)) / recipe.intervals
     seed = generator.integers(1 << 63, size=recipe.batch)[mine].copy()
     mirrored = generator.random(recipe.batch)[mine] < 0.5 if recipe.mirror else None
     forgotten = generator.random(recipe.batch)[mine] < recipe.forget
     batch = pictures.batch(rows, mirrored)
     batch.classes[torch.from_numpy(forgotten)] = -1
-    return Draw(batch, torch.from_numpy(t), torch.from_numpy(seed))
+    return Draw(batch, quantiles[mine], torch.from_numpy(seed))

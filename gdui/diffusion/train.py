@@ -2,26 +2,32 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gdui.diffusion.averages import Averages, follow
+from gdui.diffusion.balance import balanced
 from gdui.diffusion.losses import Forward, Loss
 from gdui.diffusion.pictures import Batch, Pictures
 from gdui.diffusion.recipe import Draw, Recipe, draw
+from gdui.diffusion.times import TimeSampler
 from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
 from gdui.training.precision import autocast, compiled
-from gdui.training.ranks import place, sum_over_ranks
+from gdui.training.ranks import gathered, place, sum_over_ranks
 
 __all__ = ["DivergedError", "Trained", "train_network"]
 
 
 class DivergedError(RuntimeError):
-    """Training met a loss that is no number."""
+    """Training met a loss or a gradient that is no number."""
 
 
 @dataclass
@@ -30,20 +36,22 @@ class Trained:
 
     network: nn.Module
     optimiser: torch.optim.Optimizer
-    averages: dict[float, list[Tensor]]
+    averages: Averages
+    times: TimeSampler
     step: int = 0
 
     @classmethod
-    def begin(cls, network: nn.Module, recipe: Recipe) -> "Trained":
+    def begin(cls, network: nn.Module, timesteps: int, recipe: Recipe) -> "Trained":
         parameters = list(network.parameters())
         optimiser = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True)
-        return cls(network, optimiser, {decay: [p.detach().clone() for p in parameters] for decay in recipe.ema})
+        averages = {decay: [p.detach().clone() for p in parameters] for decay in recipe.ema}
+        return cls(network, optimiser, averages, TimeSampler(recipe.times, timesteps))
 
     def saved(self, facts: dict[str, Any]) -> Saved:
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         for decay, values in self.averages.items():
             tensors |= {f"ema.{decay}.{i}": value for i, value in enumerate(values)}
-        tensors |= optimiser_tensors(self.optimiser)
+        tensors |= optimiser_tensors(self.optimiser) | self.times.tensors()
         return Saved(self.step, facts, tensors)
 
     def restore(self, saved: Saved) -> None:
@@ -54,6 +62,7 @@ class Trained:
             for i, value in enumerate(values):
                 value.copy_(tensors[f"ema.{decay}.{i}"])
         restore_optimiser(self.optimiser, tensors)
+        self.times.restore(tensors)
         self.step = saved.step
 
 
@@ -66,7 +75,7 @@ def train_network(
     folder: str | os.PathLike[str],
     *,
     compile: bool = True,  # noqa: A002
-    progress: Callable[[int, float, float], None] | None = None,
+    progress: Callable[[Trained, float], None] | None = None,
 ) -> Trained:
     """Trains `network` in place for recipe.steps, going on from the newest checkpoint in `folder`.
 
@@ -75,78 +84,98 @@ def train_network(
     Args:
         loss: the loss of each picture, as `denoiser_loss` and `classifier_loss` make it.
         timesteps: how many steps the schedule has.
-        progress: called after each step with its number, the loss and the pictures a second.
+        progress: called on the first rank after each step, with all there is and the loss.
     """
     rank, ranks = place()
-    if recipe.batch % (ranks * recipe.accumulate):
-        raise ValueError(f"batch must be a multiple of {ranks} ranks x {recipe.accumulate} parts, not {recipe.batch}")
+    recipe.check_parts(ranks)
     facts: dict[str, Any] = {"recipe": asdict(recipe), "pictures": len(pictures), "names": list(pictures.names)}
-    history, trained = History(folder, keep=recipe.keep), Trained.begin(network, recipe)
+    history, trained = History(folder, keep=recipe.keep), Trained.begin(network, timesteps, recipe)
     if saved := history.resume(facts["recipe"]):
         trained.restore(saved)
     forward = compiled(network.train(), compile)
-    while trained.step < recipe.steps:
-        started = time.perf_counter()
-        drawn = draw(trained.step, pictures, timesteps, recipe, rank=rank, ranks=ranks)
+    started = time.perf_counter()
+    for drawn in _ahead(partial(draw, pictures=pictures, recipe=recipe, rank=rank, ranks=ranks), trained.step, recipe):
+        waited = time.perf_counter() - started
         torch.manual_seed(recipe.seed * 1_000_003 + trained.step * ranks + rank)
         value, norm = _step(trained, forward, loss, drawn, recipe)
-        if not np.isfinite(value):
-            raise DivergedError(_last_words(trained.step, value, history))
+        if not np.isfinite([value, norm]).all():
+            raise DivergedError(_last_words(trained.step, value, norm, history))
         trained.step += 1
-        speed = recipe.batch / (time.perf_counter() - started)
+        follow(trained.averages, [p.detach() for p in network.parameters()], trained.step)
         if rank == 0:
-            _keep_books(trained, history, facts, recipe, value, norm, speed)
+            rate = trained.optimiser.param_groups[0]["lr"]
+            speed = recipe.batch / (time.perf_counter() - started)
+            history.record(
+                step=trained.step, loss=value, gradient_norm=norm, rate=rate, pictures_per_second=speed, waited=waited
+            )
+            if trained.step == recipe.steps or trained.step % recipe.save_every == 0:
+                history.save(trained.saved(facts))
             if progress:
-                progress(trained.step, value, speed)
+                progress(trained, value)
+        started = time.perf_counter()
     return trained
 
 
+def _ahead(draw_step: Callable[[int], Draw], first: int, recipe: Recipe) -> Iterator[Draw]:
+    """The draws of all steps that are left, each made while the step before it is taken."""
+    with ThreadPoolExecutor(1, "gdui-draw") as pool:
+        waiting = [pool.submit(draw_step, first)] if first < recipe.steps else []
+        for step in range(first, recipe.steps):
+            drawn = waiting.pop().result()
+            if step + 1 < recipe.steps:
+                waiting.append(pool.submit(draw_step, step + 1))
+            yield drawn
+
+
 def _step(trained: Trained, forward: Forward, loss: Loss, drawn: Draw, recipe: Recipe) -> tuple[float, float]:
-    """One update of the weights and of their averages; the loss and the gradient's norm."""
+    """One update of the weights; the loss and the gradient's norm."""
     parameters = list(trained.network.parameters())
     device = parameters[0].device
-    total = torch.zeros((), device=device)
-    for part in _parts(drawn, recipe.accumulate, device):
-        with autocast(device.type):
-            each = loss(forward, part.batch, part.t, part.seed)
-        mean = (each * part.batch.weights).sum() / recipe.batch
-        torch.autograd.backward(mean)
-        total += mean.detach()
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    sum_over_ranks([total, *gradients])
+    t, importance = trained.times.pick(drawn.quantiles)
+    batch, at = drawn.batch.to(device), torch.from_numpy(t).to(device)
+    weights, seed = batch.weights * torch.from_numpy(importance).to(device), drawn.seed.to(device)
+    losses, tasks = [], []
+    for i, part in enumerate(_slices(len(t), recipe.intervals * recipe.accumulate)):
+        piece = Batch(batch.x0[part], batch.classes[part], weights[part])
+        with autocast(device.type, recipe.mixed):
+            each = loss(forward, piece, at[part], seed[part])
+        losses.append(each.detach())
+        torch.autograd.backward((each * piece.weights).sum() / recipe.batch)
+        if (i + 1) % recipe.accumulate == 0:
+            tasks.append([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+            trained.optimiser.zero_grad()
+    every = torch.cat(losses)
+    total = (every * weights).sum() / recipe.batch
+    sum_over_ranks([total, *(gradient for gradients in tasks for gradient in gradients)])
+    _learn(trained.times, at, every)
+    joined = balanced(tasks, (recipe.seed, trained.step)) if recipe.intervals > 1 else tasks[0]
+    for parameter, gradient in zip(parameters, joined, strict=True):
+        parameter.grad = gradient
     norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
     for group in trained.optimiser.param_groups:
         group["lr"] = recipe.rate * min(1.0, (trained.step + 1) / max(1, recipe.warmup))
     trained.optimiser.step()
     trained.optimiser.zero_grad()
-    for decay, averages in trained.averages.items():
-        torch._foreach_lerp_(averages, [p.detach() for p in parameters], 1 - decay)
     return float(total), float(norm)
 
 
-def _parts(drawn: Draw, count: int, device: torch.device) -> list[Draw]:
-    """A draw in `count` pieces on the device, channels_last."""
-    batch = drawn.batch
-    pieces = zip(
-        *(tensor.chunk(count) for tensor in (batch.x0, batch.classes, batch.weights, drawn.t, drawn.seed)), strict=True
-    )
-    moved = ([tensor.to(device, non_blocking=True) for tensor in piece] for piece in pieces)
-    return [
-        Draw(Batch(x0.contiguous(memory_format=torch.channels_last), classes, weights), t, seed)
-        for x0, classes, weights, t, seed in moved
-    ]
+def _slices(length: int, count: int) -> list[slice]:
+    """`count` equal parts of a batch."""
+    return [slice(a, b) for a, b in pairwise(range(0, length + 1, length // count))]
 
 
-def _keep_books(
-    trained: Trained, history: History, facts: dict[str, Any], recipe: Recipe, loss: float, norm: float, speed: float
-) -> None:
-    rate = trained.optimiser.param_groups[0]["lr"]
-    history.record(step=trained.step, loss=loss, gradient_norm=norm, rate=rate, pictures_per_second=speed)
-    if trained.step == recipe.steps or trained.step % recipe.save_every == 0:
-        history.save(trained.saved(facts))
+def _learn(times: TimeSampler, t: Tensor, losses: Tensor) -> None:
+    """Tells the sampler of time steps every rank's losses, in the same order on each."""
+    if times.kind == "uniform":
+        return
+    told = gathered(torch.stack([t.float(), losses.float()], dim=1)).cpu().numpy()
+    times.learn(told[:, 0].astype(np.int64), told[:, 1])
 
 
-def _last_words(step: int, loss: float, history: History) -> str:
+def _last_words(step: int, loss: float, norm: float, history: History) -> str:
     saved = history.newest()
     where = f"the last good checkpoint is that of step {saved.step}" if saved else "there is no checkpoint yet"
-    return f"the loss of step {step + 1} is {loss}: stopped; {where} in {history.folder}. A lower rate may help."
+    return (
+        f"the loss of step {step + 1} is {loss:.4g} and its gradient's norm {norm:.4g}: stopped; {where} in "
+        f"{history.folder}. A lower rate may help."
+    )

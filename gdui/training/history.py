@@ -19,7 +19,7 @@ from gdui.runs import atomic_path
 __all__ = ["History", "Saved", "optimiser_tensors", "restore_optimiser"]
 
 log = logging.getLogger(__name__)
-FIELDS = ("step", "loss", "gradient_norm", "rate", "pictures_per_second")
+FIELDS = ("step", "loss", "gradient_norm", "rate", "pictures_per_second", "waited")
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,15 @@ class Saved:
 
 
 class History:
-    """Checkpoints `step-NNNNNNNN.safetensors`, each with a .json that seals it, and losses.csv, in one folder."""
+    """Checkpoints `step-NNNNNNNN.safetensors`, each with a .json that seals it, and losses.csv, in one folder.
+
+    Where TensorBoard is installed the losses go to it as well.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2) -> None:
         self.folder, self.keep = Path(folder), keep
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._board: Any = None
 
     def save(self, saved: Saved) -> Path:
         """Writes the tensors, then the seal; a checkpoint without its seal doesn't exist."""
@@ -73,7 +77,7 @@ class History:
         return saved
 
     def record(self, **values: float) -> None:
-        """Appends one line to losses.csv."""
+        """Appends one line to losses.csv: of every FIELD, `waited` being the seconds spent waiting for pictures."""
         path = self.folder / "losses.csv"
         fresh = not path.exists()
         with path.open("a", newline="") as file:
@@ -81,6 +85,10 @@ class History:
             if fresh:
                 writer.writeheader()
             writer.writerow(values)
+        if self._board is None:
+            self._board = _board(self.folder / "tensorboard", int(values["step"]))
+        for name, value in values.items() if self._board else ():
+            self._board.add_scalar(name, value, int(values["step"]))
 
     def forget_after(self, step: int) -> None:
         """Drops the lines of steps that a resumed run takes again."""
@@ -102,15 +110,30 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Gives an optimiser back what `optimiser_tensors` took from it."""
+    """Gives an optimiser back what `optimiser_tensors` took from it, laid out as the parameters are.
+
+    A fused step walks through memory: moments in another order than their weights would be other weights' moments.
+    """
+    parameters = [one for group in optimiser.param_groups for one in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimiser."):
             _, place, name = key.split(".", 2)
-            state.setdefault(int(place), {})[name] = value
+            like = parameters[int(place)]
+            laid_out = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
+            state.setdefault(int(place), {})[name] = laid_out
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _board(folder: Path, first: int) -> Any:
+    """A writer of TensorBoard's events from step `first` on; False where it isn't installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return False
+    return SummaryWriter(str(folder), purge_step=first)

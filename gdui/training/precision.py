@@ -19,10 +19,10 @@ def has_bfloat16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def autocast(device: str) -> torch.autocast:
+def autocast(device: str, enabled: bool = True) -> torch.autocast:
     """Mixed precision for the forward pass where it pays; GDUI_PRECISION=float32 turns it off everywhere."""
-    enabled = os.environ.get("GDUI_PRECISION") != "float32" and has_bfloat16(device)
-    return torch.autocast(device, torch.bfloat16, enabled=enabled)
+    pays = enabled and os.environ.get("GDUI_PRECISION") != "float32" and has_bfloat16(device)
+    return torch.autocast(device, torch.bfloat16, enabled=pays)
 
 
 def compiled(network: nn.Module, enabled: bool = True) -> Callable[..., Any]:

@@ -1,0 +1,47 @@
+"""The losses of a training run as a picture."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from gdui.runs import atomic_path
+
+__all__ = ["plot_losses"]
+
+
+def plot_losses(path: Path, histories: Mapping[str, Path]) -> None:
+    """Writes a PNG with the losses of each network, every step's faint and their running mean in front.
+
+    Args:
+        histories: the losses.csv of each network by its name.
+    """
+    figure = Figure(figsize=(5.5 * len(histories), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(histories), squeeze=False)[0]
+    for ax, (name, file) in zip(axes, histories.items(), strict=True):
+        steps, losses = _read(file)
+        ax.plot(steps, losses, color="#9db4c8", linewidth=0.6)
+        ax.plot(steps, _smooth(losses), color="#1f4e79", linewidth=1.6)
+        ax.set(title=name, xlabel="step", ylabel="loss", yscale="log" if losses.min() > 0 else "linear")
+        ax.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+
+
+def _read(file: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    with file.open(newline="") as opened:
+        rows = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(opened)]
+    steps, losses = np.array(rows).T
+    return steps, losses
+
+
+def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The mean of the last fiftieth of all steps before each."""
+    width = max(1, len(values) // 50)
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))

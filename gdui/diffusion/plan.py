@@ -1,0 +1,128 @@
+"""What is trained, and how: the sizes of both networks, the schedule, and a recipe for each."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypeVar
+
+from gdui import checks
+from gdui.diffusion.classifier import ClassifierConfig
+from gdui.diffusion.recipe import Recipe
+from gdui.diffusion.schedule import Schedule
+from gdui.diffusion.unet import PRESETS, UNetConfig, preset
+
+__all__ = ["Plan"]
+
+Parts = TypeVar("Parts", UNetConfig, ClassifierConfig, Recipe)
+
+# The paper's rates and averages; how long is for the data to say, so steps are a beginning.
+LARGE = Recipe(steps=200_000, batch=128, rate=1e-4, warmup=1_000, ema=(0.999, 0.9999), forget=0.1, save_every=5_000)
+RECIPES = {
+    "tiny": Recipe(
+        steps=1_500,
+        batch=128,
+        rate=1e-3,
+        warmup=100,
+        ema=(0.99, 0.995, 0.998),
+        forget=0.1,
+        mixed=False,
+        save_every=500,
+        keep=1,
+    ),
+    "small": replace(LARGE, steps=50_000, rate=2e-4),
+}
+# The classifier is about half as wide as the UNet and needs fewer steps.
+SHORTER = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A preset with its changes; `gdui.train` keeps it with the run."""
+
+    network: UNetConfig
+    classifier: ClassifierConfig
+    recipe: Recipe
+    classifier_recipe: Recipe
+    schedule: str = "cosine"
+    timesteps: int = 500
+
+    def __post_init__(self) -> None:
+        Schedule.from_name(self.schedule, self.timesteps)
+
+    @classmethod
+    def named(
+        cls,
+        name: str,
+        classes: int,
+        *,
+        conditional: bool = True,
+        seed: int = 0,
+        changes: Mapping[str, Any] | None = None,
+    ) -> "Plan":
+        """The preset `name` for so many classes, with changes by dotted name, as in {"recipe.steps": 500, "size": 16}.
+
+        "size", "channels" change both networks, "schedule" and "timesteps" the schedule; the rest begins with
+        "network.", "classifier.", "recipe." or "classifier_recipe.".
+        """
+        checks.one_of("preset", name, list(PRESETS))
+        asked = dict(changes or {})
+        common = {"image_size": asked.pop("size", PRESETS[name].image_size), "channels": asked.pop("channels", 3)}
+        base = preset(name, **common, classes=classes if conditional else None)
+        recipe = replace(RECIPES.get(name, LARGE), seed=seed)
+        shorter = max(1, recipe.steps // SHORTER)
+        plan = cls(
+            base,
+            _classifier(base, classes),
+            recipe if conditional else replace(recipe, forget=0.0),
+            replace(recipe, steps=shorter, rate=max(recipe.rate, 3e-4), weight_decay=0.05, forget=0.0),
+        )
+        return plan._changed(asked)
+
+    def _changed(self, asked: Mapping[str, Any]) -> "Plan":
+        plan = self
+        for name, value in asked.items():
+            part, _, inner = name.partition(".")
+            if part not in {one.name for one in fields(plan)} or bool(inner) != (part not in ("schedule", "timesteps")):
+                raise ValueError(f"no setting is named {name!r}; there are size, channels, {', '.join(plan.names())}")
+            plan = replace(plan, **{part: _with(getattr(plan, part), name, inner, value) if inner else value})
+        return plan
+
+    def names(self) -> list[str]:
+        """The dotted name of every setting."""
+        return [name if inner is None else f"{name}.{inner}" for name, inner in self._fields()]
+
+    def _fields(self) -> list[tuple[str, str | None]]:
+        parts = ("network", "classifier", "recipe", "classifier_recipe")
+        return [(part, one.name) for part in parts for one in fields(getattr(self, part))] + [
+            ("schedule", None),
+            ("timesteps", None),
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values nested one level deep; how many steps are taken may change later and is not among them."""
+        nested = asdict(self)
+        for part in ("recipe", "classifier_recipe"):
+            del nested[part]["steps"]
+        return {name: _plain(value) if isinstance(value, dict) else value for name, value in nested.items()}
+
+
+def _plain(part: Mapping[str, Any]) -> dict[str, Any]:
+    """TOML has lists, and no None."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in part.items() if v is not None}
+
+
+def _classifier(network: UNetConfig, classes: int) -> ClassifierConfig:
+    kept = {one.name: getattr(network, one.name) for one in fields(UNetConfig)}
+    half = max(32, network.width // 2)
+    own = {"classes": max(2, classes), "width": half, "learned_variance": False, "dropout": 0.0}
+    return ClassifierConfig(**kept | own)
+
+
+def _with(part: Parts, name: str, inner: str, value: Any) -> Parts:
+    known = {one.name: getattr(part, one.name) for one in fields(part)}
+    if inner not in known:
+        raise ValueError(f"no setting is named {name!r}; of {name.partition('.')[0]} there are {', '.join(known)}")
+    if isinstance(value, list):
+        value = tuple(value)
+    if isinstance(known[inner], bool) != isinstance(value, bool):
+        raise TypeError(f"{name} must be {type(known[inner]).__name__}, not {type(value).__name__}")
+    return replace(part, **{inner: value})

@@ -1,0 +1,256 @@
+"""From labels and pictures to a generator, in a run folder: what is done is kept, and a killed run goes on."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from gdui import checks
+from gdui.diffusion.averages import errors, put_on, wearing
+from gdui.diffusion.classifier import Classifier
+from gdui.diffusion.curves import plot_losses
+from gdui.diffusion.gather import Progress, confidence_weights, store_pictures
+from gdui.diffusion.generator import Generator
+from gdui.diffusion.grid import write_grid
+from gdui.diffusion.losses import Loss, classifier_loss, denoiser_loss
+from gdui.diffusion.pictures import Pictures
+from gdui.diffusion.plan import Plan
+from gdui.diffusion.recipe import Recipe
+from gdui.diffusion.schedule import Schedule
+from gdui.diffusion.train import Trained, train_network
+from gdui.diffusion.unet import UNet
+from gdui.labels import Labels
+from gdui.runs import Run
+from gdui.training.ranks import place
+
+__all__ = ["Objective", "train"]
+
+Objective = Literal["unet", "classifier", "both"]
+PICTURES, LOSSES, MODEL, SAMPLES = "pictures.npy", "losses.png", "model", "samples"
+
+
+def train(
+    labels: Labels | str | os.PathLike[str],
+    source: Any,
+    out: str | os.PathLike[str] = "generator",
+    *,
+    preset: str = "small",
+    objective: Objective = "both",
+    conditional: bool = True,
+    weigh: bool = False,
+    average: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    compile: bool = True,  # noqa: A002
+    mode: str = "continue",
+    progress: Progress | None = None,
+) -> Generator:
+    """Trains a generator of the labels' classes, and a classifier to steer it, in the run folder `out`.
+
+    A run that was stopped goes on where it was; more `recipe.steps` continue a finished one. Under torchrun the ranks
+    share every batch.
+
+    Args:
+        labels: the table, or the path of its Parquet file or of a labelling run.
+        source: the pictures, as `Labeler.fit` takes them; ids say which label is whose.
+        preset: the networks' sizes and recipes: tiny (8 pixels), small (32), medium (64), stl96, adm64 to adm512.
+        objective: which network to train; "classifier" needs a folder in which the UNet is trained.
+        conditional: whether the UNet is told the classes. Images without a label train it without one.
+        weigh: let the labels' confidence weigh the loss.
+        average: which running average of the weights becomes the model (one of recipe.ema); None for the one whose loss
+            is smallest on pictures kept aside.
+        settings: changes to the preset by dotted name, such as {"size": 48, "recipe.steps": 10_000}; see `Plan.named`.
+        mode: "overwrite" begins anew in a folder that was used before.
+        progress: called with (stage, done, total).
+    """
+    checks.one_of("objective", objective, get_args(Objective))
+    table = _read(labels)
+    plan = Plan.named(preset, len(table.classes), conditional=conditional, seed=seed, changes=settings)
+    _check_average(average, plan.recipe)
+    if objective == "classifier" and not (Path(out) / MODEL / "model.json").exists():
+        raise ValueError(f"objective 'classifier' needs a trained UNet, and {out} has none: use 'unet' or 'both'")
+    facts = plan.settings() | {
+        "preset": preset, "conditional": conditional, "weigh": weigh, "labels": _digest(table), "seed": seed
+    }  # fmt: skip
+    where = torch.device(device or _default_device())
+    with _ranks(where), torch.random.fork_rng(), _held(Path(out), facts, mode) as run:
+        pictures = _pictures(table, source, Path(out) / PICTURES, plan, run, weigh, progress)
+        workshop = _Workshop(plan, Path(out), pictures, where, compile, progress)
+        model = workshop.unet(average) if objective != "classifier" else Generator.load(Path(out) / MODEL).to(where)
+        if objective != "unet":
+            model = workshop.classifier(model)
+        if place()[0] == 0:
+            model.save(Path(out) / MODEL)
+            workshop.plot()
+        return model
+
+
+class _Workshop:
+    """One run folder's pictures and plan, and what is made of them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        pictures: Pictures,
+        device: torch.device,
+        compile: bool,  # noqa: A002
+        progress: Progress | None,
+    ) -> None:
+        self.plan, self.folder, self.pictures = plan, folder, pictures
+        self.device, self.compile, self.progress = device, compile, progress
+        self.schedule = Schedule.from_name(plan.schedule, plan.timesteps)
+
+    def unet(self, average: float | None) -> Generator:
+        """The trained UNet as a generator, with the folder's classifier where there is one."""
+        config, recipe = self.plan.network, self.plan.recipe
+        nameless = recipe.forget > 0 or bool((self.pictures.classes < 0).any())
+        torch.manual_seed(recipe.seed)
+        network = UNet(config, null_class=config.classes is not None and nameless)
+        model = Generator(
+            network.to(self.device).to(memory_format=torch.channels_last),
+            self.pictures.names,
+            self.plan.schedule,
+            self.plan.timesteps,
+            recipe.target,
+            _classifier_of(self.folder),
+            recipe.mixed,
+        )
+        loss = denoiser_loss(self.schedule, recipe, classes=config.classes)
+        self._train("unet", network, loss, self.pictures, recipe, average, model)
+        return model
+
+    def classifier(self, model: Generator) -> Generator:
+        """The model with a newly trained classifier."""
+        torch.manual_seed(self.plan.classifier_recipe.seed + 1)
+        network = Classifier(self.plan.classifier).to(self.device).to(memory_format=torch.channels_last)
+        loss = classifier_loss(self.schedule)
+        self._train("classifier", network, loss, self.pictures.named(), self.plan.classifier_recipe, None, None)
+        return replace(model, classifier=network)
+
+    def plot(self) -> None:
+        """Draws the losses of what has been trained."""
+        files = {name: self.folder / name / "losses.csv" for name in ("unet", "classifier")}
+        plot_losses(self.folder / LOSSES, {name: file for name, file in files.items() if file.exists()})
+
+    def _train(
+        self,
+        name: str,
+        network: UNet | Classifier,
+        loss: Loss,
+        pictures: Pictures,
+        recipe: Recipe,
+        average: float | None,
+        model: Generator | None,
+    ) -> None:
+        """Trains the network, and leaves it with the chosen average of its weights."""
+        training, kept = pictures.split(recipe.seed)
+
+        def after(trained: Trained, _loss: float) -> None:
+            if self.progress:
+                self.progress(name, trained.step, recipe.steps)
+            if model is not None and trained.step % recipe.save_every == 0:
+                self._show(model, trained)
+
+        trained = train_network(
+            network,
+            loss,
+            training,
+            len(self.schedule),
+            recipe,
+            self.folder / name,
+            compile=self.compile,
+            progress=after,
+        )
+        if trained.averages:
+            found = errors(network, trained.averages, loss, kept, self.schedule, recipe)
+            chosen = min(found, key=lambda decay: found[decay]) if average is None else average
+            put_on(network, trained.averages[chosen])
+        network.eval()
+
+    def _show(self, model: Generator, trained: Trained) -> None:
+        """Writes a grid of what the network draws by now, the same noise every time."""
+        names = model.names[:10] if model.unet.config.classes is not None else None
+        weights = trained.averages[min(trained.averages)] if trained.averages else list(model.unet.parameters())
+        with wearing(model.unet, weights):
+            images = model.sample(
+                names, n=8 if names else 64, guidance=0, steps=12, batch=32, seed=self.plan.recipe.seed
+            )
+        (self.folder / SAMPLES).mkdir(exist_ok=True)
+        path = self.folder / SAMPLES / f"step-{trained.step:08d}.png"
+        write_grid(path, images, names or (), title=f"after {trained.step:,} steps")
+
+
+def _read(labels: Labels | str | os.PathLike[str]) -> Labels:
+    if isinstance(labels, Labels):
+        return labels
+    if not isinstance(labels, (str, os.PathLike)):
+        raise TypeError(f"labels must be a Labels table or the path of one, not {type(labels).__name__}")
+    return Labels.from_run(labels) if Path(labels).is_dir() else Labels.from_parquet(labels)
+
+
+def _check_average(average: float | None, recipe: Recipe) -> None:
+    if average is not None and average not in recipe.ema:
+        raise ValueError(f"average must be one of recipe.ema, {', '.join(map(str, recipe.ema))}, not {average}")
+
+
+def _digest(labels: Labels) -> str:
+    """A hash of what training reads of the labels."""
+    digest = hashlib.sha256("\0".join([*labels.classes, "", *labels.ids.to_pylist()]).encode())
+    digest.update(labels.label_index.tobytes())
+    digest.update(np.ascontiguousarray(labels.numbers("confidence"), np.float32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _default_device() -> str:
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _ranks(device: torch.device) -> Iterator[None]:
+    """Under torchrun the ranks find each other, unless they have already."""
+    ours = "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized()
+    if ours:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        if ours:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _held(folder: Path, settings: Mapping[str, Any], mode: str) -> Iterator[Run | None]:
+    """The run folder, held by the first rank for all."""
+    if place()[0]:
+        yield None
+        return
+    with Run(folder, settings, mode=mode) as run:
+        yield run
+
+
+def _pictures(
+    labels: Labels, source: Any, path: Path, plan: Plan, run: Run | None, weigh: bool, progress: Progress | None
+) -> Pictures:
+    """The pictures of the labels, decoded by the first rank unless an earlier run did."""
+    size, channels = plan.network.image_size, plan.network.channels
+    if run is not None and not run.done("pictures"):
+        store_pictures(labels, source, path, size=size, channels=channels, progress=progress)
+        run.finish("pictures", count=len(labels))
+    if dist.is_initialized():
+        dist.barrier()
+    weights = confidence_weights(labels) if weigh else None
+    return Pictures(np.load(path, mmap_mode="r"), labels.label_index, tuple(labels.classes), weights)
+
+
+def _classifier_of(folder: Path) -> Classifier | None:
+    """The classifier of the model in a run folder, where there is one."""
+    return Generator.load(folder / MODEL).classifier if (folder / MODEL / "model.json").exists() else None

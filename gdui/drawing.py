@@ -1,0 +1,38 @@
+"""What our pictures share: colours, type, and text that fits."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageFont
+
+__all__ = ["ACCENT", "FAINT", "PAGE", "TEXT", "fitted", "font", "stacked"]
+
+PAGE, TEXT, FAINT, ACCENT = "#16181d", "#f2f0ea", "#8d929c", "#f0a35e"
+
+
+@cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The face that comes with matplotlib."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+
+
+def fitted(text: str, face: ImageFont.FreeTypeFont, width: int) -> str:
+    """The text, cut where it would be wider."""
+    if face.getlength(text) <= width:
+        return text
+    while text and face.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def stacked(strips: Sequence[Image.Image]) -> Image.Image:
+    """Strips of one width, one below the other."""
+    page = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)), PAGE)
+    top = 0
+    for strip in strips:
+        page.paste(strip, (0, top))
+        top += strip.height
+    return page

@@ -1,0 +1,243 @@
+"""From labels and pictures to a generator: what fits is trained and kept, what doesn't is refused before it costs."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+import gdui
+from gdui.diffusion.gather import store_pictures
+from gdui.diffusion.generator import Generator
+from gdui.diffusion.pictures import Pictures
+from gdui.diffusion.workflow import train
+from gdui.images import open_source
+from gdui.labels import Labels
+from gdui.labels.facts import Facts
+from gdui.training.history import History
+
+NAMES = ["dark", "bright"]
+QUICK: dict[str, Any] = {
+    "channels": 1,
+    "network.width": 32,
+    "recipe.steps": 4,
+    "recipe.batch": 8,
+    "recipe.save_every": 9,
+    "classifier_recipe.steps": 2,
+    "classifier_recipe.batch": 8,
+}
+OPTIONS: dict[str, Any] = {"preset": "tiny", "compile": False}
+
+
+def make_labels(ids: list[str], label: npt.ArrayLike, confidence: npt.ArrayLike | None = None) -> Labels:
+    n = len(ids)
+    sure = np.linspace(1, 0.5, n) if confidence is None else confidence
+    nothing = np.full(n, np.nan)
+    return Labels.from_arrays(
+        ids,
+        NAMES,
+        label_index=label,
+        confidence=sure,
+        matched_index=label,
+        cluster=np.zeros(n, int),
+        cluster_confidence=nothing,
+        consistency=nothing,
+        clip_index=label,
+        clip_confidence=nothing,
+        clip_second_index=np.full(n, -1),
+        rule=np.zeros(n, int),
+        facts=Facts(),
+    )
+
+
+def two_kinds(count: int = 20) -> tuple[Labels, Any]:
+    """Dark and bright pictures, the last one without a label, in another order than their labels."""
+    ids = [f"p{row}" for row in range(count)]
+    label = np.arange(count) % 2
+    label[-1] = -1
+    pixels = np.where(np.arange(count) % 2, 220, 30).astype(np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2)
+    return make_labels(ids, label), open_source(pixels[::-1].copy(), ids=ids[::-1], layout="NHWC")
+
+
+def quick(labels: Any, source: Any, out: Path, **changes: Any) -> Generator:
+    settings = QUICK | changes.pop("settings", {})
+    return train(labels, source, out, settings=settings, **OPTIONS | changes)
+
+
+def test_a_run_leaves_a_model_and_what_tells_of_it(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    seen: list[tuple[str, int, int]] = []
+    model = gdui.train(
+        labels,
+        source,
+        tmp_path / "run",
+        settings=QUICK | {"recipe.save_every": 2},
+        **OPTIONS,
+        progress=lambda *told: seen.append(told),
+    )
+    assert {stage for stage, _, _ in seen} == {"pictures", "unet", "classifier"}
+    assert seen[-1] == ("classifier", 2, 2)
+    assert np.load(tmp_path / "run" / "pictures.npy")[:, 0, 0, 0].tolist() == [30, 220] * 10
+    assert model.names == tuple(NAMES)
+    assert model.unet.null_class
+    images = model.sample(NAMES, n=2, steps=3)
+    np.testing.assert_array_equal(Generator.load(tmp_path / "run").sample(NAMES, n=2, steps=3), images)
+    for made in ("losses.png", "samples/step-00000002.png", "samples/step-00000004.png"):
+        assert Image.open(tmp_path / "run" / made).width > 100
+    assert len((tmp_path / "run" / "unet" / "losses.csv").read_text().splitlines()) == 5
+
+
+def test_stopped_and_taken_up_again_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    quick(labels, source, tmp_path / "whole")
+    quick(labels, source, tmp_path / "parts", settings={"recipe.steps": 2, "classifier_recipe.steps": 1})
+    quick(labels, source, tmp_path / "parts")
+    one, two = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert one == two
+
+
+def test_the_networks_can_be_trained_one_after_the_other(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    with pytest.raises(ValueError, match="needs a trained UNet"):
+        quick(labels, source, tmp_path / "run", objective="classifier")
+    assert not (tmp_path / "run").exists()
+    assert quick(labels, source, tmp_path / "run", objective="unet").classifier is None
+    both = quick(labels, source, tmp_path / "run", objective="classifier")
+    whole = quick(labels, source, tmp_path / "whole")
+    np.testing.assert_array_equal(both.sample("dark", n=2, steps=2), whole.sample("dark", n=2, steps=2))
+    again = quick(labels, source, tmp_path / "run", objective="unet", average=0.99)
+    assert again.classifier is not None
+
+
+def test_an_average_can_be_chosen_afterwards(tmp_path: Path) -> None:
+    labels, source = two_kinds(8)
+    weights = {
+        average: next(quick(labels, source, tmp_path, objective="unet", average=average).unet.parameters())
+        for average in (0.99, 0.995)
+    }
+    saved = History(tmp_path / "unet").newest()
+    assert saved is not None
+    for average, weight in weights.items():
+        assert torch.equal(weight, saved.tensors[f"ema.{average}.0"])
+    with pytest.raises(ValueError, match=r"average must be one of recipe.ema, 0.99, 0.995, 0.998, not 0.5"):
+        quick(labels, source, tmp_path, average=0.5)
+
+
+def test_an_unconditional_model_draws_no_names(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    model = quick(labels, source, tmp_path, conditional=False)
+    assert model.unet.config.classes is None
+    assert model.sample(n=3, steps=2).shape == (3, 8, 8, 1)
+    assert model.sample("dark", n=2, steps=2, guide="classifier").shape == (2, 8, 8, 1)
+
+
+def test_confidence_weighs_and_abstained_images_train_the_unnamed_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Pictures] = []
+    monkeypatch.setattr(
+        "gdui.diffusion.workflow.train_network", lambda *args, **_: given.append(args[2]) or pytest.skip.Exception
+    )
+    labels, source = two_kinds(4)
+    labels = make_labels(labels.ids.to_pylist(), [0, 1, -1, 1], [0.9, 0.3, 0.1, np.nan])
+    with pytest.raises(AttributeError):
+        quick(labels, source, tmp_path, weigh=True)
+    (pictures,) = given
+    assert pictures.weights is not None
+    np.testing.assert_allclose(pictures.weights, [1.5, 0.5, 1, 1])
+    assert pictures.classes.tolist() == [0, 1, -1, 1]
+    assert pictures.named().rows.tolist() == [0, 1, 3]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"preset": "huge"}, "preset must be one of 'tiny'"),
+        ({"objective": "vae"}, "objective must be one of 'unet'"),
+        ({"settings": {"size": 9}}, "image_size must be a multiple of 2"),
+        ({"settings": {"recipe.speed": 9}}, "no setting is named 'recipe.speed'"),
+        ({"settings": {"speed": 9}}, "no setting is named 'speed'; there are size"),
+        ({"settings": {"recipe.batch": 0}}, "batch must be at least 1"),
+        ({"settings": {"schedule": "square"}}, "name must be one of 'linear'"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    labels, source = two_kinds()
+    with pytest.raises(ValueError, match=words):
+        quick(labels, source, tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_and_pictures_that_do_not_fit_together(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    others = make_labels(["a", "b"], [0, 1])
+    with pytest.raises(ValueError, match=r"2 of 2 labels have no picture.*such as 'a'.*called like 'p19'"):
+        quick(others, source, tmp_path)
+    more = make_labels([*labels.ids.to_pylist(), "lost"], [0] * 21)
+    with pytest.raises(
+        ValueError, match="1 of 21 labels have no picture in 'an array' that can be read, such as 'lost'"
+    ):
+        quick(more, source, tmp_path)
+    assert not list(tmp_path.glob("*.npy"))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"such as 'a.png' \(not in an image format"):
+        quick(make_labels(["a.png"], [0]), folder, tmp_path / "run")
+    with pytest.raises(TypeError, match="labels must be a Labels table or the path of one, not int"):
+        quick(3, source, tmp_path)
+
+
+def test_other_settings_or_labels_are_refused_in_a_used_folder(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    quick(labels, source, tmp_path / "run", objective="unet")
+    with pytest.raises(ValueError, match=r"recipe.rate: 0.001 -> 0.5"):
+        quick(labels, source, tmp_path / "run", settings={"recipe.rate": 0.5})
+    changed = make_labels(labels.ids.to_pylist(), [0] * 20)
+    with pytest.raises(ValueError, match="begun with other settings"):
+        quick(changed, source, tmp_path / "run")
+    assert quick(changed, source, tmp_path / "run", mode="overwrite", objective="unet").classifier is None
+
+
+def test_pictures_are_decoded_in_colour_or_grey_in_the_labels_order(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, colour in (("a.png", (250, 10, 10)), ("b.png", (90, 90, 90)), ("unlabelled.png", (1, 1, 1))):
+        Image.new("RGB", (12, 12), colour).save(folder / name)
+    labels = make_labels(["b.png", "a.png"], [0, 1])
+    rgb = store_pictures(labels, folder, tmp_path / "rgb.npy", size=8, channels=3)
+    grey = store_pictures(labels, folder, tmp_path / "grey.npy", size=6, channels=1)
+    assert rgb[:, 0, 0].tolist() == [[90, 90, 90], [250, 10, 10]]
+    assert grey[:, 0, 0].tolist() == [[90], [82]]
+    assert rgb.shape == (2, 8, 8, 3)
+
+
+def test_two_ranks_train_what_one_does(tmp_path: Path) -> None:
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from pathlib import Path
+        import test_generator_run as tests
+        tests.quick(*tests.two_kinds(), Path(sys.argv[1]))
+    """)
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GDUI_PRECISION": "float32"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29714"]
+    subprocess.run([*torchrun, str(script), str(tmp_path / "two")], check=True, capture_output=True, env=environment)
+    subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "one")], check=True, capture_output=True, env=environment
+    )
+    for name in ("unet", "classifier"):
+        one, two = History(tmp_path / "one" / name).newest(), History(tmp_path / "two" / name).newest()
+        assert one is not None
+        assert two is not None
+        for key, value in one.tensors.items():
+            torch.testing.assert_close(two.tensors[key], value, atol=2e-4, rtol=2e-3, msg=key)
