@@ -1,0 +1,134 @@
+"""The report in a real browser: it opens without a complaint, and a person reviews, exports and is heard."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from gdui.cli import main
+from gdui.demo import NAMES, images
+from gdui.labels import Labels
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+IMAGES = 400
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is missing")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with playwright.sync_playwright() as engine:
+        started = engine.chromium.launch(executable_path=path, args=["--no-sandbox"] * (os.geteuid() == 0))
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on handwritten digits, as the command line leaves it, with its report."""
+    folder = tmp_path_factory.mktemp("digits")
+    (folder / "images").mkdir()
+    for row, picture in enumerate(images()[:IMAGES]):
+        Image.fromarray(picture).save(folder / "images" / f"{row:04d}.png")
+    (folder / "names.txt").write_text("\n".join(NAMES))
+    run = folder / "run"
+    label = ["label", str(folder / "images"), "--classes", str(folder / "names.txt"), "--out", str(run)]
+    assert main([*label, "--encoder", "digits"]) == 0
+    assert main(["report", str(run)]) == 0
+    return run
+
+
+def opened(browser: Any, path: Path, **kind: Any) -> Any:
+    """The page; whatever the browser complains about fails the test."""
+    page = browser.new_context(**kind).new_page()
+    page.on("pageerror", lambda error: pytest.fail(f"the page fails: {error}"))
+    page.on("console", lambda message: message.type == "error" and pytest.fail(f"the browser says: {message.text}"))
+    page.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or pytest.fail(request.url))
+    page.goto(path.as_uri())
+    return page
+
+
+@pytest.mark.parametrize("kind", [DESKTOP, PHONE, DESKTOP | {"color_scheme": "dark"}], ids=["desk", "phone", "dark"])
+def test_it_opens_with_pictures_and_fits_the_screen(browser: Any, run: Path, kind: dict[str, Any]) -> None:
+    page = opened(browser, run / "report.html", **kind)
+    assert page.locator("h1").inner_text() == f"{IMAGES} images, 10 classes"
+    assert page.locator("article.class").count() == 10
+    picture = page.locator("article.class img").first
+    picture.scroll_into_view_if_needed()
+    assert page.evaluate("image => image.decode().then(() => image.naturalWidth)", picture.element_handle()) == 8
+    assert page.evaluate("document.documentElement.scrollWidth") == kind["viewport"]["width"]
+    drawn = page.evaluate(
+        "() => { const c = document.querySelector('canvas'); c.scrollIntoView(); return c.getContext('2d')"
+        ".getImageData(0, 0, c.width, c.height).data.filter((v, at) => at % 4 == 3 && v).length }"
+    )
+    assert drawn > IMAGES
+
+
+def test_every_control_has_a_name_and_every_picture_is_reached_by_keyboard(browser: Any, run: Path) -> None:
+    page = opened(browser, run / "report.html", **DESKTOP)
+    nameless = page.evaluate(
+        "[...document.querySelectorAll('button, a, input, select, canvas')]"
+        ".filter(e => !(e.getAttribute('aria-label') || e.textContent.trim())).map(e => e.outerHTML)"
+    )
+    assert nameless == []
+    assert page.locator("img:not([alt])").count() == 0
+    page.locator("article.class .tile").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("dialog[open] h2").inner_text() in NAMES
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+    canvas = page.locator("canvas")
+    canvas.focus()
+    for key in ("ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    assert page.locator(".picked").inner_text().split("\n")[0] in NAMES
+
+
+def test_a_review_by_keyboard_is_kept_undone_and_exported(browser: Any, run: Path, tmp_path: Path) -> None:
+    labels = Labels.from_run(run)
+    page = opened(browser, run / "report.html", **DESKTOP)
+    told = json.loads(page.locator("#data").text_content())
+    first, second, third, fourth = (told["images"]["id"][at] for at in told["review"][:4])
+    page.locator(".desk").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("8")
+    assert page.locator("#said").text_content().startswith("3 of")
+    page.keyboard.press("x")
+    page.keyboard.press("Enter")
+    page.keyboard.press("u")
+    page.reload()
+    assert "3 of" in page.locator("#review small").first.inner_text()
+    page.locator(".desk").focus()
+    with page.expect_download() as download:
+        page.keyboard.press("e")
+    download.value.save_as(tmp_path / download.value.suggested_filename)
+    with (tmp_path / "corrections.csv").open(newline="") as file:
+        said = {row["id"]: row["label"] for row in csv.DictReader(file)}
+    assert said == {first: labels.row(first)["label"], second: "seven", third: ""}
+    assert fourth not in said
+
+
+def test_the_sweep_answers_to_its_slider_and_a_cell_shows_its_images(browser: Any, run: Path) -> None:
+    page = opened(browser, run / "report.html", **DESKTOP)
+    slider = page.locator("#sigma")
+    before = page.locator("output").inner_text()
+    slider.focus()
+    page.keyboard.press("End")
+    assert page.locator("output").inner_text().split(":")[0].endswith("= 1.00")
+    assert page.locator("output").inner_text() != before
+    cell = page.locator(".matrix td:not(.same) button").first
+    count = int(cell.inner_text())
+    cell.click()
+    assert 0 < page.locator("#confusion .tile").count() <= count
+    page.locator("input[type=search]").fill("seven")
+    assert page.locator("article.class").count() == 1
