@@ -7,7 +7,9 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from gdui.diffusion.layers import AttentionPool, TimeEmbedding, group_norm, zeroed
+from gdui.diffusion.attention import AttentionPool
+from gdui.diffusion.layers import TimeEmbedding, norm_silu
+from gdui.diffusion.norm import zeroed
 from gdui.diffusion.unet import Trunk, UNetConfig
 
 __all__ = ["Classifier", "ClassifierConfig", "Pool", "SpiceClassifier", "guidance_gradient"]
@@ -44,15 +46,15 @@ class Classifier(Trunk):
             case "attention":
                 edge = self.config.image_size // 2 ** (len(self.config.multipliers) - 1)
                 pool = AttentionPool(edge, last, self.config.heads_at(last), classes)
-                return nn.Sequential(group_norm(last), nn.SiLU(), pool)
+                return nn.Sequential(*norm_silu(last), pool)
             case "adaptive":
                 project = zeroed(nn.Conv2d(last, classes, 1))
-                return nn.Sequential(group_norm(last), nn.SiLU(), nn.AdaptiveAvgPool2d(1), project, nn.Flatten())
+                return nn.Sequential(*norm_silu(last), nn.AdaptiveAvgPool2d(1), project, nn.Flatten())
             case "spatial":
                 return nn.Sequential(nn.Linear(self._seen_width, 2048), nn.ReLU(), nn.Linear(2048, classes))
             case "spatial_v2":
                 first = nn.Linear(self._seen_width, 2048)
-                return nn.Sequential(first, group_norm(2048), nn.SiLU(), nn.Linear(2048, classes))
+                return nn.Sequential(first, nn.GroupNorm(32, 2048), nn.SiLU(), nn.Linear(2048, classes))
 
     @property
     def _seen_width(self) -> int:

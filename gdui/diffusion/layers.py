@@ -1,27 +1,19 @@
 """The blocks of the ADM network (Dhariwal and Nichol, 2021). Parameters carry ADM's names, so its checkpoints fit."""
 
 import math
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Attention", "AttentionPool", "Block", "ResBlock", "Resample", "TimeEmbedding", "group_norm", "zeroed"]
+from gdui.diffusion.norm import Norm, zeroed
 
-Layer = TypeVar("Layer", bound=nn.Module)
+__all__ = ["Block", "ResBlock", "Resample", "TimeEmbedding", "norm_silu"]
 
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups, or as many as divide the channels of a smaller network."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
-
-
-def zeroed(layer: Layer) -> Layer:
-    """The layer with all parameters zero: a residual branch that starts as the identity."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
+def norm_silu(channels: int) -> tuple[Norm, nn.Identity]:
+    """ADM's two layers as one; the other keeps the place that ADM's numbering gives it."""
+    return Norm(channels, silu=True), nn.Identity()
 
 
 class TimeEmbedding(nn.Sequential):
@@ -77,11 +69,10 @@ class ResBlock(nn.Module):
         super().__init__()
         self.scale_shift = scale_shift
         self.resample = Resample(channels, up=resample == "up", convolution=False) if resample else nn.Identity()
-        self.in_layers = nn.Sequential(group_norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.in_layers = nn.Sequential(*norm_silu(channels), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, (1 + scale_shift) * out_channels))
         self.out_layers = nn.Sequential(
-            group_norm(out_channels),
-            nn.SiLU(),
+            *norm_silu(out_channels),
             nn.Dropout(dropout),
             zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
@@ -89,73 +80,12 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        norm, silu, convolve = self.in_layers
-        h = convolve(self.resample(silu(norm(x))))
-        time = self.emb_layers(embedding)[:, :, None, None]
-        norm, *rest = self.out_layers
-        if self.scale_shift:
-            scale, shift = time.chunk(2, dim=1)
-            h = norm(h) * (1 + scale) + shift
-        else:
-            h = norm(h + time)
-        for layer in rest:
-            h = layer(h)
-        return cast(Tensor, self.skip_connection(self.resample(x)) + h)
-
-
-def attend(qkv: Tensor, heads: int, *, heads_first: bool) -> Tensor:
-    """Attention among tokens: qkv [B, T, 3 C] -> [B, T, C].
-
-    ADM's two orders differ in what its 3 C channels mean: (head, q|k|v, channel) when `heads_first`, else
-    (q|k|v, head, channel). No shape tells them apart.
-    """
-    batch, tokens, width = qkv.shape
-    channels = width // (3 * heads)
-    if heads_first:
-        q, k, v = qkv.view(batch, tokens, heads, 3, channels).permute(3, 0, 2, 1, 4)
-    else:
-        q, k, v = qkv.view(batch, tokens, 3, heads, channels).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(q, k, v)
-    return mixed.transpose(1, 2).reshape(batch, tokens, width // 3)
-
-
-def pointwise(layer: nn.Conv1d, tokens: Tensor) -> Tensor:
-    """A convolution of width 1 as a product on [B, T, C], which is how channels_last pictures lie in memory."""
-    return F.linear(tokens, layer.weight.squeeze(-1), layer.bias)
-
-
-class Attention(nn.Module):
-    """Self-attention among the positions of a picture, around a skip."""
-
-    def __init__(self, channels: int, heads: int, *, heads_first: bool) -> None:
-        super().__init__()
-        self.heads, self.heads_first = heads, heads_first
-        self.norm = group_norm(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(x).flatten(2).transpose(1, 2)
-        mixed = attend(pointwise(self.qkv, tokens), self.heads, heads_first=self.heads_first)
-        return x + pointwise(self.proj_out, mixed).transpose(1, 2).reshape(x.shape)
-
-
-class AttentionPool(nn.Module):
-    """A picture [B, C, H, W] as what its mean attends to: [B, out]."""
-
-    def __init__(self, edge: int, channels: int, heads: int, out: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.positional_embedding = nn.Parameter(torch.randn(channels, edge**2 + 1) / channels**0.5)
-        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
-        self.c_proj = nn.Conv1d(channels, out, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(2).transpose(1, 2)
-        tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
-        tokens = tokens + self.positional_embedding.T.to(tokens.dtype)
-        mixed = attend(pointwise(self.qkv_proj, tokens), self.heads, heads_first=False)
-        return pointwise(self.c_proj, mixed[:, 0])
+        norm, _, convolve = self.in_layers
+        h = convolve(self.resample(norm(x)))
+        time = self.emb_layers(embedding)
+        norm, _, drop, convolve = self.out_layers
+        h = norm(h, *time.chunk(2, dim=1)) if self.scale_shift else norm(h + time[:, :, None, None])
+        return cast(Tensor, self.skip_connection(self.resample(x)) + convolve(drop(h)))
 
 
 class Block(nn.Sequential):

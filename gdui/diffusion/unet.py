@@ -7,7 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from gdui.diffusion.layers import Attention, Block, Resample, ResBlock, TimeEmbedding, group_norm, zeroed
+from gdui.diffusion.attention import Attention
+from gdui.diffusion.layers import Block, Resample, ResBlock, TimeEmbedding, norm_silu
+from gdui.diffusion.norm import zeroed
 
 __all__ = ["PRESETS", "Trunk", "UNet", "UNetConfig", "preset"]
 
@@ -155,7 +157,7 @@ class UNet(Trunk):
         self.output_blocks = nn.ModuleList(self._way_up())
         first = config.level_widths[0]
         outputs = config.channels * (1 + config.learned_variance)
-        self.out = nn.Sequential(group_norm(first), nn.SiLU(), zeroed(nn.Conv2d(first, outputs, 3, padding=1)))
+        self.out = nn.Sequential(*norm_silu(first), zeroed(nn.Conv2d(first, outputs, 3, padding=1)))
 
     def _way_up(self) -> Iterator[Block]:
         channels, skips = self.config.level_widths[-1], list(self.widths)
