@@ -29,8 +29,9 @@ LAYERS: list[set[str]] = [
     {"gdui.labeling.augment", "gdui.labeling.backbones"},
     {"gdui.labeling.looks"},
     {f"gdui.labeling.{stage}" for stage in STAGES},
-    {"gdui.diffusion.schedule", "gdui.diffusion.layers", "gdui.diffusion.pictures", "gdui.diffusion.times"}
+    {"gdui.diffusion.schedule", "gdui.diffusion.norm", "gdui.diffusion.pictures", "gdui.diffusion.times"}
     | {"gdui.diffusion.balance", "gdui.diffusion.curves", "gdui.diffusion.grid"},
+    {"gdui.diffusion.attention", "gdui.diffusion.layers"},
     {"gdui.diffusion.unet"},
     {"gdui.diffusion.classifier"},
     {"gdui.labeling.inputs", "gdui.labeling.learned", "gdui.labeling.naming", "gdui.labeling.spice"},

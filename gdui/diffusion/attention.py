@@ -15,10 +15,10 @@ CACHED = 2**20  # attention weights computed at once on the way back: what a cor
 
 
 class Attend(torch.autograd.Function):
-    """softmax(q k' / sqrt(C)) v for q, k, v [N, T, C], with a way back of five products.
+    """softmax(q k' / sqrt(C)) v for q, k, v [B, heads, T, C], with a way back of five products.
 
-    PyTorch's own takes up to ten times its way there in bfloat16 on a CPU. The weights are computed anew, a few heads at
-    a time, so memory stays linear in T.
+    PyTorch's own takes up to ten times its way there in bfloat16 on a CPU. The weights are computed anew, a few heads
+    at a time, so memory stays linear in T.
     """
 
     @staticmethod
@@ -27,7 +27,7 @@ class Attend(torch.autograd.Function):
         return F.scaled_dot_product_attention(q, k, v)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, ...]:
         flat = [tensor.flatten(0, 1) for tensor in (*ctx.saved_tensors, upstream)]
         heads = max(1, CACHED // flat[0].shape[1] ** 2)
         parts = [attend_backward(*chunk) for chunk in zip(*(tensor.split(heads) for tensor in flat), strict=True)]

@@ -11,6 +11,7 @@ from gdui.diffusion.norm import Norm, zeroed
 
 __all__ = ["Block", "ResBlock", "Resample", "TimeEmbedding", "norm_silu"]
 
+
 def norm_silu(channels: int) -> tuple[Norm, nn.Identity]:
     """ADM's two layers as one; the other keeps the place that ADM's numbering gives it."""
     return Norm(channels, silu=True), nn.Identity()

@@ -1,14 +1,15 @@
 """How fast the networks run: bfloat16 where the hardware multiplies it, and torch.compile, in this one place."""
 
+import copy
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["autocast", "compiled", "has_bfloat16"]
+__all__ = ["autocast", "compiled", "for_inference", "has_bfloat16"]
 
 
 @cache
@@ -20,9 +21,13 @@ def has_bfloat16(device: str) -> bool:
 
 
 def autocast(device: str, enabled: bool = True) -> torch.autocast:
-    """Mixed precision for the forward pass where it pays; GDUI_PRECISION=float32 turns it off everywhere."""
-    pays = enabled and os.environ.get("GDUI_PRECISION") != "float32" and has_bfloat16(device)
-    return torch.autocast(device, torch.bfloat16, enabled=pays)
+    """Mixed precision for a forward pass in training: weights stay in float32."""
+    return torch.autocast(device, torch.bfloat16, enabled=_in_bfloat16(device, enabled))
+
+
+def _in_bfloat16(device: str, wanted: bool) -> bool:
+    """Whether networks run in bfloat16: where it pays; GDUI_PRECISION=float32 turns it off everywhere."""
+    return wanted and os.environ.get("GDUI_PRECISION") != "float32" and has_bfloat16(device)
 
 
 def compiled(network: nn.Module, enabled: bool = True) -> Callable[..., Any]:
@@ -31,3 +36,28 @@ def compiled(network: nn.Module, enabled: bool = True) -> Callable[..., Any]:
         return network
     made: Callable[..., Any] = torch.compile(network, fullgraph=True, dynamic=False)
     return made
+
+
+def for_inference(
+    network: nn.Module,
+    *,
+    mixed: bool = True,
+    compile: bool = True,  # noqa: A002
+) -> Callable[..., Tensor]:
+    """The network as it draws: fixed weights, kept in bfloat16 where it pays, float32 in and out.
+
+    Autocast would convert every weight anew in every call. Normalisation keeps its few weights in float32. Gradients
+    reach the pictures, not the weights.
+    """
+    fixed = copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    if not _in_bfloat16(next(fixed.parameters()).device.type, mixed):
+        return compiled(fixed, compile)
+    for layer in fixed.modules():
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding):
+            layer.to(torch.bfloat16)
+    run = compiled(fixed, compile)
+
+    def forward(x: Tensor, *given: Tensor) -> Tensor:
+        return cast(Tensor, run(x.to(torch.bfloat16), *given).float())
+
+    return forward

@@ -1,0 +1,100 @@
+"""The fast networks compute what the exact ones do, give or take a few roundings of bfloat16."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+from weights import fill, inputs
+
+from gdui.diffusion.classifier import Classifier, ClassifierConfig, guidance_gradient
+from gdui.diffusion.unet import UNet, preset
+from gdui.training import precision
+
+ROUNDING = torch.finfo(torch.bfloat16).eps
+
+
+@pytest.fixture(autouse=True)
+def _in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GDUI_PRECISION", raising=False)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: True)
+
+
+def unet() -> UNet:
+    network = UNet(preset("tiny", width=32, head_width=16, classes=4))
+    fill(network)
+    return network
+
+
+def classifier() -> Classifier:
+    network = Classifier(ClassifierConfig(8, 32, depth=1, multipliers=(1, 2), attention_at=(4,), classes=4))
+    fill(network)
+    return network
+
+
+def off(fast: Tensor, exact: Tensor) -> float:
+    """The root mean square of the error, in that of the truth."""
+    return float((fast.double() - exact.double()).norm() / exact.double().norm())
+
+
+def weight_gradients(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    x, t, classes = inputs(8, 4)
+    with precision.autocast("cpu") if dtype == torch.bfloat16 else torch.autocast("cpu", enabled=False):
+        out = network(x.to(torch.float64) if dtype == torch.float64 else x, t, classes)
+    out.double().square().mean().backward()
+    return {name: parameter.grad.double() for name, parameter in network.named_parameters()}
+
+
+def test_gradients_of_every_weight_equal_those_in_float64() -> None:
+    exact = weight_gradients(unet().double(), torch.float64)
+    largest = max(float(gradient.abs().max()) for gradient in exact.values())
+    single = weight_gradients(unet(), torch.float32)
+    assert single.keys() == exact.keys()
+    for name, gradient in single.items():
+        torch.testing.assert_close(gradient, exact[name], rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_gradients_in_mixed_precision_point_the_same_way() -> None:
+    exact, mixed = weight_gradients(unet().double(), torch.float64), weight_gradients(unet(), torch.bfloat16)
+    assert exact.keys() == mixed.keys()
+    together = [torch.cat([value.flatten() for value in gradients.values()]) for gradients in (mixed, exact)]
+    assert cosine_similarity(*together, dim=0) > 0.998
+
+
+def test_a_network_for_inference_is_near_the_exact_one_and_leaves_it_alone() -> None:
+    network, (x, t, classes) = unet().train(), inputs(8, 4)
+    before = copy.deepcopy(network.state_dict())
+    with torch.no_grad():
+        exact, fast = network(x, t, classes), precision.for_inference(network, compile=False)(x, t, classes)
+    assert fast.dtype == torch.float32
+    assert off(fast, exact) < 8 * ROUNDING
+    assert network.training
+    for name, value in network.state_dict().items():
+        assert value.dtype == before[name].dtype
+        assert value.equal(before[name])
+
+
+def test_without_bfloat16_a_network_for_inference_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GDUI_PRECISION", "float32")
+    network, (x, t, classes) = unet(), inputs(8, 4)
+    torch.testing.assert_close(precision.for_inference(network, compile=False)(x, t, classes), network(x, t, classes))
+
+
+def test_a_classifier_for_inference_steers_the_same_way() -> None:
+    network, (x, t, classes) = classifier(), inputs(8, 4)
+    assert classes is not None
+    fast = guidance_gradient(precision.for_inference(network, compile=False), x, t, classes)
+    exact = guidance_gradient(network.double(), x.double(), t, classes)
+    assert fast.dtype == torch.float32
+    assert cosine_similarity(fast.flatten(1), exact.flatten(1)).min() > 0.99
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_neighbours_in_a_batch_change_no_bit() -> None:
+    network, (x, t, classes) = precision.for_inference(unet(), compile=False), inputs(8, 4)
+    assert classes is not None
+    with torch.no_grad():
+        together = network(x, t, classes)
+        others = network(torch.stack([x[0], -x[1], 2 * x[2]]), torch.stack([t[0], t[2], t[1]]), classes)
+    assert together[0].equal(others[0])
