@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from gdui import checks
 from gdui.diffusion.checkpoints import fill, load_weights
@@ -20,7 +20,7 @@ from gdui.diffusion.sample import GradAt, Guide, Method, Sampler, image_seeds
 from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.unet import UNet, UNetConfig
 from gdui.runs import atomic_path
-from gdui.training.precision import compiled
+from gdui.training.precision import for_inference
 
 __all__ = ["Asked", "Drawing", "Generator"]
 
@@ -185,10 +185,10 @@ class Generator:
         if named and self.unet.config.classes is None and self.classifier is None:
             raise ValueError("this model knows no classes and has no classifier to steer by: leave classes out")
         return Sampler(
-            network=compiled(self.unet, drawing.compile),
+            network=self._ready(self.unet, drawing),
             schedule=self._schedule(drawing),
-            classifier=None if self.classifier is None else compiled(self.classifier, drawing.compile),
-            weaker=None if drawing.weaker is None else self._weaker(drawing.weaker, drawing.compile),
+            classifier=None if self.classifier is None else self._ready(self.classifier, drawing),
+            weaker=None if drawing.weaker is None else self._weaker(drawing.weaker, drawing),
             null_class=self.unet.config.classes if self.unet.null_class else None,
             guides=guides,
             method=drawing.method,
@@ -198,15 +198,17 @@ class Generator:
             conditional=self.unet.config.classes is not None,
             learned_variance=self.unet.config.learned_variance,
             target=checks.one_of("target", self.target, ("eps", "x0", "v")),  # type: ignore[arg-type]
-            mixed=self.mixed,
         )
 
-    def _weaker(self, weaker: "Generator", compile: bool) -> Any:  # noqa: A002
+    def _ready(self, network: nn.Module, drawing: Drawing) -> Callable[..., Tensor]:
+        return for_inference(network, mixed=self.mixed, compile=drawing.compile)
+
+    def _weaker(self, weaker: "Generator", drawing: Drawing) -> Callable[..., Tensor]:
         """The other generator's network, where it predicts the same of the same."""
         for name in ("names", "schedule", "timesteps", "target"):
             if getattr(weaker, name) != getattr(self, name):
                 raise ValueError(f"weaker must have the same {name} as this model, not {getattr(weaker, name)!r}")
-        return compiled(weaker.unet, compile)
+        return weaker._ready(weaker.unet, drawing)
 
     def _schedule(self, drawing: Drawing) -> Schedule:
         steps = drawing.steps

@@ -13,7 +13,6 @@ from gdui import checks, ops
 from gdui.diffusion.classifier import guidance_gradient
 from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.solvers import Instant, dpm_solver, heun, instants
-from gdui.training.precision import autocast
 
 __all__ = ["GradAt", "Guide", "Method", "Sampler", "image_seeds"]
 
@@ -46,7 +45,6 @@ class Sampler:
     eta: DDIM's share of fresh noise.
     conditional: whether the network takes classes; the classifier does in any case.
     bounded: whether clean images lie within [-1, 1]; latents needn't.
-    mixed: run the networks in bfloat16 where the hardware has it.
     """
 
     network: Network
@@ -63,7 +61,6 @@ class Sampler:
     learned_variance: bool = True
     target: Literal["eps", "x0", "v"] = "eps"
     bounded: bool = True
-    mixed: bool = True
 
     def __post_init__(self) -> None:
         checks.one_of("method", self.method, get_args(Method))
@@ -157,14 +154,13 @@ class Sampler:
     def _predict(self, x: Tensor, t: Tensor, classes: Tensor | None, pull: Tensor | None) -> Tensor:
         """The prediction, moved away from the other predictions."""
         named = () if classes is None or not self.conditional else (classes,)
-        with autocast(x.device.type, self.mixed):
-            prediction = self.network(x, t, *named).float()
-            others: list[tuple[float, Tensor]] = []
-            if pull is not None and "free" in self.guides:
-                nobody = torch.full_like(t, cast(int, self.null_class), dtype=torch.long)
-                others.append((self.guides["free"], self.network(x, t, nobody).float()))
-            if pull is not None and "auto" in self.guides:
-                others.append((self.guides["auto"], cast(Network, self.weaker)(x, t, *named).float()))
+        prediction = self.network(x, t, *named).float()
+        others: list[tuple[float, Tensor]] = []
+        if pull is not None and "free" in self.guides:
+            nobody = torch.full_like(t, cast(int, self.null_class), dtype=torch.long)
+            others.append((self.guides["free"], self.network(x, t, nobody).float()))
+        if pull is not None and "auto" in self.guides:
+            others.append((self.guides["auto"], cast(Network, self.weaker)(x, t, *named).float()))
         if pull is None or not others:
             return prediction
         channels = x.shape[1]
@@ -176,6 +172,5 @@ class Sampler:
         """The classifier's gradient at each image's scale; None where no classifier steers."""
         if pull is None or "classifier" not in self.guides:
             return None
-        with autocast(x.device.type, self.mixed):
-            gradient = guidance_gradient(cast(Network, self.classifier), x, t, cast(Tensor, classes))
+        gradient = guidance_gradient(cast(Network, self.classifier), x, t, cast(Tensor, classes))
         return self.guides["classifier"] * pull * gradient
