@@ -14,9 +14,9 @@ from sklearn.datasets import load_digits
 
 from benchmarks.harness import RESULTS, Bench
 from benchmarks.mobilenet import SETS, Pictures, load
-from gdui.demo.digits import FEATURES, NAMES, images
+from gdui.demo.digits import NAMES, images
 from gdui.evaluation.agreement import accuracy, mapped_accuracy
-from gdui.labeling.encoders import load_encoder
+from gdui.labeling.encoders import load_encoder, seen_by
 from gdui.labeling.labeler import Labeler
 from gdui.labeling.linear import held_out
 from gdui.labeling.neighbors import kmeans, neighbors
@@ -109,8 +109,8 @@ def linear_probe(pictures: Pictures) -> npt.NDArray[np.int64]:
 
 
 def digits() -> Pictures:
-    """scikit-learn's handwritten digits: an inner layer of the shipped encoder as features, its zero-shot opinion."""
-    named, seen = load_encoder("digits", dtype="float32"), load_encoder("digits", layer=FEATURES, dtype="float32")
+    """scikit-learn's handwritten digits: what the shipped encoder sees in them, and its zero-shot opinion."""
+    named, seen = load_encoder("digits"), load_encoder(seen_by("digits"))
     pixels = np.stack([named.transform(Image.fromarray(picture).convert("RGB")) for picture in images()])
     opinions = named.logit_scale * named.encode_images(pixels) @ class_embeddings(named, NAMES).T
     return Pictures("digits", list(NAMES), seen.encode_images(pixels), opinions, load_digits().target.astype(np.int64))

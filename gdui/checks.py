@@ -1,7 +1,7 @@
 """Checks of what users hand in: each raises a ValueError or TypeError that says what came and what is wanted."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ __all__ = [
     "array",
     "class_names",
     "columns",
+    "descriptions",
     "in_range",
     "indices",
     "on_gpu",
@@ -132,11 +133,11 @@ def in_range(name: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
-def class_names(value: Sequence[str], *, least: int = 2) -> list[str]:
+def class_names(value: Iterable[str], *, least: int = 2) -> list[str]:
     """`value` as a list of at least `least` distinct names, none of them blank."""
-    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
-        raise TypeError(f"classes must be a list of names, not {value!r}")
     names, seen = list(value), set[str]()
+    if isinstance(value, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"classes must be a list of names, not {value!r}")
     if len(names) < least:
         raise ValueError(f"classes must name at least {least} classes, not {len(names)}")
     for at, name in enumerate(names):
@@ -146,6 +147,17 @@ def class_names(value: Sequence[str], *, least: int = 2) -> list[str]:
             raise ValueError(f"classes must differ, but {name!r} stands there more than once")
         seen.add(name)
     return names
+
+
+def descriptions(value: Any) -> dict[str, tuple[str, ...]]:
+    """The texts of those classes that have some, where `value` maps names to texts; one text may stand alone."""
+    if not isinstance(value, Mapping):
+        return {}
+    found = {name: texts if isinstance(texts, (list, tuple)) else (texts,) for name, texts in value.items()}
+    for name, texts in found.items():
+        if not all(isinstance(text, str) and text.strip() for text in texts):
+            raise TypeError(f"the descriptions of class {name!r} must be texts, none of them blank, not {texts!r}")
+    return {name: tuple(texts) for name, texts in found.items() if texts}
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> str:

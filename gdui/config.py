@@ -34,12 +34,15 @@ class EncodeConfig:
     """Images and names to features.
 
     encoder: what open_clip, a file or the package's own weights go by; None where features and opinions are handed in.
+    cluster_by: another encoder, or a layer of the same ("NAME#layer3"), whose features are clustered while `encoder`
+        finds the names; None clusters by the encoder itself, and by an inner layer of the shipped `digits`.
     templates: sentences around a class name, averaged; none means the encoder's own choice.
     batch: one fixed shape, so that a compiled encoder compiles once, and a vector does not depend on how many images it
         came with. Another batch may change the last bits of some encoders' vectors.
     """
 
     encoder: str | None = None
+    cluster_by: str | None = None
     templates: tuple[str, ...] = ()
     batch: int = 64
 

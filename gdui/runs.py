@@ -14,15 +14,17 @@ from typing import Any, Self, TextIO
 
 from gdui import __version__, checks, toml
 
-__all__ = ["LABELS", "Run", "atomic_path", "flat", "read_manifest"]
+__all__ = ["LABELS", "QUARANTINE", "Run", "atomic_path", "flat", "read_manifest"]
 
 PART = ".part-"
 LOCK = ".lock"
 MANIFEST = "manifest.json"
 LABELS = "labels.parquet"
+QUARANTINE = "quarantine.parquet"
+STORES = ("features", "embeddings")
 # What a run may leave behind, and a new one in the same folder takes away.
-FILES = (LABELS, "quarantine.parquet", "report.html", "log", "pictures.npy", "losses.png")
-FOLDERS = ("features", "unet", "classifier", "model", "samples")
+FILES = (LABELS, QUARANTINE, "criterion.png", "report.html", "log", "pictures.npy", "losses.png")
+FOLDERS = (*STORES, "unet", "classifier", "model", "samples")
 
 
 @contextmanager
@@ -66,8 +68,9 @@ class Run:
             raise
 
     features = property(lambda self: self.path / "features")
+    embeddings = property(lambda self: self.path / "embeddings")
     labels = property(lambda self: self.path / LABELS)
-    quarantine = property(lambda self: self.path / "quarantine.parquet")
+    quarantine = property(lambda self: self.path / QUARANTINE)
     log = property(lambda self: self.path / "log")
     report = property(lambda self: self.path / "report.html")
 
@@ -211,8 +214,9 @@ def _empty(folder: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Removes what a killed process left half written."""
-    for left in [*folder.glob(f"{PART}*"), *folder.glob(f"features/{PART}*")]:
-        left.unlink()
+    for inside in (".", *STORES):
+        for left in (folder / inside).glob(f"{PART}*"):
+            left.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -34,8 +34,10 @@ LAYERS: list[set[str]] = [
     {"gdui.diffusion.attention", "gdui.diffusion.layers"},
     {"gdui.diffusion.unet"},
     {"gdui.diffusion.classifier"},
-    {"gdui.labeling.inputs", "gdui.labeling.learned", "gdui.labeling.naming", "gdui.labeling.spice"},
+    {"gdui.labeling.inputs", "gdui.labeling.learned", "gdui.labeling.naming", "gdui.labeling.criterion"}
+    | {"gdui.labeling.spice"},
     {"gdui.labeling.outcome"},
+    {"gdui.labeling.intake"},
     {"gdui.labeling.labeler", "gdui.labeling.distribute", "gdui.diffusion.checkpoints"},
     {"gdui.labeling.workflow"},
     {"gdui.diffusion.recipe", "gdui.diffusion.solvers", "gdui.diffusion.gather"},

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from gdui import cli
+from gdui import cli, toml
 from gdui.cli.labeling import _configuration
 from gdui.cli.progress import Progress
 from gdui.config import Config
@@ -138,10 +138,10 @@ def test_settings_come_from_file_and_line(gdui: Cli, photos: Path, names: Path, 
 @pytest.mark.parametrize("way", [("--set", "preset=paper"), ("--preset", "paper"), ("--config", "paper.toml")])
 def test_a_preset_brings_its_settings_however_it_is_given(tmp_path: Path, way: tuple[str, str]) -> None:
     (tmp_path / "paper.toml").write_text('preset = "paper"\nseed = 3\n')
-    given = {"preset": None, "set": ["seed=3"], "config": None, "encoder": None}
-    value = tmp_path / way[1] if way[0] == "--config" else way[1]
-    given |= {way[0].removeprefix("--"): ["seed=3", value] if way[0] == "--set" else value}
-    assert _configuration(argparse.Namespace(**given)) == Config.named("paper", seed=3)
+    given = {"preset": None, "set": ["seed=3"], "encoder": None, "cluster_by": None}
+    given |= {way[0].removeprefix("--"): ["seed=3", way[1]] if way[0] == "--set" else way[1]}
+    written = toml.read(tmp_path / way[1]) if way[0] == "--config" else {}
+    assert _configuration(argparse.Namespace(**given), written) == Config.named("paper", seed=3)
 
 
 def test_other_settings_are_refused_with_the_difference(
@@ -340,6 +340,8 @@ MISTAKES: list[tuple[str, list[str], str, str]] = [
     ("a run within its source", ["{photos}", "--out", "{photos}/run"], "a\nb", "lies within the source"),
     ("only unreadable images", ["{tmp}/broken"], "a\nb", "none of the images could be read"),
     ("features that are none", ["{tmp}/bad.toml", "--features"], "a\nb", "bad.toml"),
+    ("a text on no class", ["{photos}", "--config", "{tmp}/odd.toml"], "", "descriptions are given for ['c']"),
+    ("an encoder's layer that is none", ["{photos}", "--cluster-by", "digits#no"], "a\nb", "layer must be a part of"),
     ("names that are no text", ["{photos}"], "\udcff", "is not a text file in UTF-8"),
 ]
 
@@ -354,7 +356,8 @@ def test_mistakes_get_one_line(
     (tmp_path / "bad.toml").write_text("seed = ")
     (tmp_path / "names.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
     given = [one.format(tmp=tmp_path, photos=photos) for one in arguments]
-    command = ["label", *given, "--classes", tmp_path / "names.txt"]
+    (tmp_path / "odd.toml").write_text('classes = ["a", "b"]\n[descriptions]\nc = ["a sea"]\n')
+    command = ["label", *given, *(["--classes", tmp_path / "names.txt"] if names else [])]
     command += [] if "--out" in given else ["--out", tmp_path / "run"]
     command += [] if "--encoder" in given else ["--encoder", encoder]
     code, out, err = gdui(*command)
@@ -395,7 +398,7 @@ def test_debug_shows_where_an_error_comes_from(gdui: Cli, names: Path, tmp_path:
 
 
 def test_misuse_exits_with_two(gdui: Cli) -> None:
-    for arguments in ([], ["label"], ["label", "x", "--mode", "append"], ["fly"]):
+    for arguments in ([], ["label"], ["relabel", "x"], ["label", "x", "--mode", "append"], ["fly"]):
         code, _, err = gdui(*arguments)
         assert code == 2
         assert "usage: gdui" in err

@@ -21,7 +21,10 @@ from sklearn.datasets import load_digits
 import gdui.demo
 from gdui.demo import NAMES, contact_sheet, images
 from gdui.demo import digits as demo
-from gdui.labeling.encoders import Encoder, load_encoder
+from gdui.labeling import graph
+from gdui.labeling.cluster import assign, fit_centroids
+from gdui.labeling.encoders import Encoder, load_encoder, seen_by
+from gdui.labeling.neighbors import neighbors
 from gdui.labeling.opinions import class_embeddings, zero_shot
 from gdui.labels import Labels
 from gdui.labels.facts import Facts
@@ -110,8 +113,21 @@ def test_it_reads_print_of_either_polarity(encoder: Encoder, trainer: ModuleType
     assert (opinion.argmax(1) == np.tile(np.arange(10), len(trainer.FONTS))).mean() > 0.95
 
 
+def test_the_layer_clustered_by_is_where_unlabelled_digits_stand_out_most(encoder: Encoder) -> None:
+    pixels = as_pixels(encoder, images())
+
+    def modularity(name: str) -> float:
+        seen = load_encoder(name, device="cpu").encode_images(pixels)
+        near, similarity = neighbors(seen - seen.mean(0), 15, include_self=False)
+        modes = graph.modes(graph.adjacency(near, similarity), 2 * len(NAMES))
+        return graph.modularity(assign(fit_centroids(modes, len(NAMES), seed=0), modes).cluster, near)
+
+    tower = ["digits", *(f"digits#layer{at}" for at in range(1, 5))]
+    assert max(tower, key=modularity) == seen_by("digits")
+
+
 def test_the_inner_layer_tells_shapes_apart(encoder: Encoder) -> None:
-    inner = load_encoder("digits", layer=demo.FEATURES, device="cpu", dtype="float32")
+    inner = load_encoder(seen_by("digits"), device="cpu")
     features = inner.encode_images(as_pixels(encoder, images()))
     truth = load_digits().target
     cosine = features @ features.T
@@ -124,9 +140,7 @@ def test_the_inner_layer_tells_shapes_apart(encoder: Encoder) -> None:
 
 def test_an_unknown_layer_is_refused() -> None:
     with pytest.raises(ValueError, match=r"layer must be a part of the image tower \(.*layer3.*\), not 'layer9'"):
-        load_encoder("digits", layer="layer9")
-    with pytest.raises(ValueError, match="layer can be chosen for open_clip's encoders only"):
-        load_encoder(torch.nn.Flatten(), layer="layer3")
+        load_encoder("digits#layer9")
 
 
 def test_the_trainer_never_sees_handwriting(trainer: ModuleType) -> None:

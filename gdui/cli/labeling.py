@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gdui import checks, toml
 from gdui.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("label", parents=[common], help="label images with the names of classes")
-    parser.add_argument("source", help="a folder, tar shards, Parquet or arrays of images; see --features")
-    parser.add_argument("--classes", type=Path, required=True, metavar="FILE", help="the names, one a line")
+    parser.add_argument("source", nargs="?", help="a folder, tar shards, Parquet or arrays of images; see --features")
+    _add_classes(parser, required=False)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the folder of the run")
     parser.add_argument("--encoder", metavar="NAME", help="what turns images and names into features")
+    parser.add_argument("--cluster-by", metavar="NAME", help="another encoder, or NAME#LAYER, to cluster by")
     _add_ready(parser)
     parser.add_argument("--preset", choices=("default", "paper"), help="default labels best, paper follows the text")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML, such as a run's config.toml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="one setting; may be repeated"
     )
@@ -44,7 +46,7 @@ def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _add_relabel(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("relabel", parents=[common], help="give a run other classes; its features are reused")
     parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("--classes", type=Path, required=True, metavar="FILE", help="the names, one a line")
+    _add_classes(parser, required=True)
     _add_opinions(parser)
     parser.set_defaults(command=relabel)
 
@@ -71,6 +73,11 @@ def _add_demo(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=demo)
 
 
+def _add_classes(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    names = 'the names, one a line; or TOML of names and texts on each: cat = ["a tabby asleep"]'
+    parser.add_argument("--classes", type=Path, required=required, metavar="FILE", help=names)
+
+
 def _add_ready(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", action="store_true", help="SOURCE holds features: an .npy [N, d] or a store")
     _add_opinions(parser)
@@ -84,15 +91,21 @@ def label(arguments: argparse.Namespace) -> None:
     """Labels a source into a run folder."""
     from gdui.labeling.workflow import label_run
 
-    classes, config = _class_names(arguments.classes), _configuration(arguments)
+    written = toml.read(arguments.config) if arguments.config else {}
+    classes, inputs = _classes(arguments.classes, written), written.pop("inputs", {})
+    if arguments.source is not None:
+        inputs = {"source": arguments.source, "ready": arguments.features}
+    if "source" not in inputs:
+        raise ValueError("label needs a source of images: name a folder, or a --config that has inputs.source")
+    config = _configuration(arguments, written)
     with Progress() as progress:
         outcome = label_run(
-            arguments.source,
+            inputs["source"],
             classes,
             arguments.out,
             config,
-            ready=arguments.features,
-            opinions=arguments.opinions,
+            ready=inputs.get("ready", False),
+            opinions=arguments.opinions or inputs.get("opinions"),
             mode=arguments.mode,
             progress=progress,
         )
@@ -104,7 +117,7 @@ def relabel(arguments: argparse.Namespace) -> None:
     from gdui.labeling.workflow import relabel_run
 
     with Progress() as progress:
-        classes = _class_names(arguments.classes)
+        classes = _classes(arguments.classes, {})
         outcome = relabel_run(arguments.run, classes, opinions=arguments.opinions, progress=progress)
     _report(outcome, as_json=arguments.json)
 
@@ -146,7 +159,24 @@ def demo(arguments: argparse.Namespace) -> None:
     print(found)
 
 
-def _class_names(path: Path) -> list[str]:
+def _classes(path: Path | None, written: dict[str, Any]) -> dict[str, list[str]]:
+    """Names and the texts on each, from the file, or else taken out of what a configuration has `written`."""
+    names, texts = written.pop("classes", None), written.pop("descriptions", {})
+    if path is None and names is None:
+        raise ValueError("label needs names: give --classes FILE, or a --config that has classes")
+    if path is None:
+        listed = checks.class_names(names)
+    elif path.suffix == ".toml":
+        texts = toml.read(path)
+        listed = list(texts)
+    else:
+        listed, texts = checks.class_names(_lines(path)), {}
+    if unknown := sorted(set(texts) - set(listed)):
+        raise ValueError(f"descriptions are given for {unknown}, which are no classes")
+    return {name: texts.get(name, []) for name in listed}
+
+
+def _lines(path: Path) -> list[str]:
     """One name a line; blank lines don't count."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -155,17 +185,16 @@ def _class_names(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _configuration(arguments: argparse.Namespace) -> "Config":
-    """The preset's settings, changed by the file's, and these by what the command line says."""
-    from gdui import toml
+def _configuration(arguments: argparse.Namespace, written: dict[str, Any]) -> "Config":
+    """The preset's settings, changed by what a file has `written`, and these by what the command line says."""
     from gdui.config import Config
 
-    written = toml.read(arguments.config) if arguments.config else {}
     overrides = dict(map(toml.parse_override, arguments.set))
     chosen = [arguments.preset, overrides.pop("preset", None), written.get("preset"), "default"]
     preset = next(one for one in chosen if one is not None)
     config = Config.from_dict({**written, "preset": preset}).override(overrides)
-    return config.override({"encode.encoder": arguments.encoder}) if arguments.encoder else config
+    named = {"encode.encoder": arguments.encoder, "encode.cluster_by": arguments.cluster_by}
+    return config.override({name: value for name, value in named.items() if value is not None})
 
 
 def _report(outcome: "Outcome", *, as_json: bool) -> None:
@@ -173,8 +202,8 @@ def _report(outcome: "Outcome", *, as_json: bool) -> None:
         print(json.dumps(outcome.to_dict()))
         return
     print(outcome.labels.summary())
-    if outcome.quarantined:
-        print(f"{outcome.quarantined:,} images could not be read: {outcome.folder / 'quarantine.parquet'} says why")
+    if outcome.labels.quarantine.num_rows:
+        print(f"{outcome.folder / 'quarantine.parquet'} says why they could not be read")
     if outcome.left_out:
         rest = ", ..." if outcome.left_out > len(outcome.examples) else ""
         print(f"left out {outcome.left_out:,} files that are no images: {', '.join(outcome.examples)}{rest}")

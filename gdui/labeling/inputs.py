@@ -1,7 +1,7 @@
 """What a labeler is handed: features of every image and the opinion of each, read in blocks, never copied whole."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from gdui import checks
 from gdui.labeling.features import Features
 from gdui.labeling.opinions import zero_shot
+from gdui.labels import no_quarantine
 
 __all__ = ["BLOCK_ROWS", "Images", "Scores", "Texts", "same_encoder"]
 
@@ -30,16 +31,21 @@ def same_encoder(name: str, found: str, wanted: str) -> None:
 
 @dataclass(frozen=True)
 class Texts:
-    """The opinion is the cosine between an image's vector and those of the class names [C, d], times `scale`."""
+    """The opinion is the cosine between an image's vector and those of the class names [C, d], times `scale`.
+
+    The vector is taken from `embeddings`, or where there are none it is the image's features.
+    """
 
     vectors: Matrix
     scale: float
+    embeddings: Features | None = None
 
-    def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:  # noqa: ARG002 - as Scores
+    def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:
         """Probabilities [n, C]."""
-        checks.columns("features", features, self.vectors.shape[1], "as long as the encoder's texts")
-        norm = np.linalg.norm(features, axis=1, keepdims=True)
-        return np.asarray(zero_shot(features / np.maximum(norm, 1e-12), self.vectors, self.scale), np.float32)
+        name, seen = ("features", features) if self.embeddings is None else ("embeddings", self.embeddings.gather(rows))
+        checks.columns(name, seen, self.vectors.shape[1], "as long as the encoder's texts")
+        norm = np.linalg.norm(seen, axis=1, keepdims=True)
+        return np.asarray(zero_shot(seen / np.maximum(norm, 1e-12), self.vectors, self.scale), np.float32)
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Images:
-    """N images as features and opinions; `encoder_hash` tells the encoder they come from, "" where nobody knows."""
+    """N images as features and opinions, and those that could not be read.
+
+    encoder_hash, named_hash: tell the encoders that features and opinions come from, "" where nobody knows.
+    """
 
     features: Features
     opinion: Texts | Scores
     encoder_hash: str = ""
+    named_hash: str = ""
+    quarantine: pa.Table = field(default_factory=no_quarantine)
 
     def __post_init__(self) -> None:
         distinct = len(pc.unique(self.ids))

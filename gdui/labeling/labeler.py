@@ -1,26 +1,23 @@
 """Labeler: images and class names in, a label with its reason out. The order of the stages stands only here."""
 
 import logging
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from gdui import checks
 from gdui.config import Config
-from gdui.images import open_source
-from gdui.labeling import consensus, graph, linear, naming
+from gdui.labeling import consensus, criterion, graph, linear, naming
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign, fit_centroids, fit_heads, scaled
-from gdui.labeling.encoders import load_encoder
-from gdui.labeling.features import Features, FeatureStore, encode_source, load_features
-from gdui.labeling.inputs import Images, Scores, Texts, same_encoder
+from gdui.labeling.encoders import LazyEncoder, seen_by
+from gdui.labeling.inputs import Images, same_encoder
+from gdui.labeling.intake import Given, Intake
 from gdui.labeling.learned import RULE, Decision, Learned, calibrated, confidences, overruled
 from gdui.labeling.neighbors import neighbors
-from gdui.labeling.opinions import TEMPLATES, class_embeddings
 from gdui.labeling.outcome import Clock, Outcome, Progress, Table
 from gdui.labeling.select import consistency_from_neighbors
 from gdui.labels import Facts, Labels
@@ -40,10 +37,13 @@ log = logging.getLogger(__name__)
 class Labeler:
     """Labels a heap of images with the names of classes.
 
-    classes: the names, in the order of the opinions' columns.
+    classes: the names, in the order of the opinions' columns; or a mapping from each to texts that describe it, which
+        count beside the templates.
     encoder: what turns images and names into features, as `gdui.labeling.encoders.load_encoder` takes it.
     preset: "default" labels best, "paper" follows the text.
     k: clusters; None for the preset's choice, "auto" to estimate it.
+    cluster_by: another encoder, or a layer such as "ViT-B-32/laion2b_s34b_b79k#transformer", whose features are
+        clustered while `encoder` finds the names.
     overrides: settings of `gdui.config.Config` by dotted name, as in `**{"refine.sigma": 0.4}`.
 
     After a fit, `criterion` says how good each number of clusters was (with k="auto"), and `shares` how large the
@@ -52,132 +52,88 @@ class Labeler:
 
     def __init__(
         self,
-        classes: Sequence[str],
+        classes: Sequence[str] | Mapping[str, Sequence[str]],
         encoder: Any = None,
         preset: str = "default",
         k: int | str | None = None,
         seed: int = 0,
+        cluster_by: Any = None,
         **overrides: Any,
     ) -> None:
-        self.classes = checks.class_names(classes)
+        self.classes, self.descriptions = checks.class_names(classes), checks.descriptions(classes)
         self.config = Config.named(preset, k=k, seed=seed, **overrides)
-        self.encoder = self.config.encode.encoder if encoder is None else encoder
-        self._callable = str(getattr(encoder, "__qualname__", type(encoder).__qualname__)) if callable(encoder) else ""
+        self._set_encoders(encoder, cluster_by)
         self.criterion: dict[int, float] = {}
         self.shares: npt.NDArray[np.float64] | None = None
         self._learned: Learned | None = None
         self._facts = Facts()
 
-    def fit(
-        self,
-        source: Any = None,
-        *,
-        features: Any = None,
-        opinions: npt.ArrayLike | None = None,
-        ids: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> Self:
+    def fit(self, source: Any = None, **given: Unpack[Given]) -> Self:
         """Learns from images, and remembers it for `predict`; for the arguments see `fit_predict`."""
-        self._learn(self._images(source, features, opinions, ids), Clock(progress))
+        self._learn(self._intake.images(source, given, Facts()), Clock(given.get("progress")))
         return self
 
-    def predict(
-        self,
-        source: Any = None,
-        *,
-        features: Any = None,
-        opinions: npt.ArrayLike | None = None,
-        ids: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> Labels:
+    def predict(self, source: Any = None, **given: Unpack[Given]) -> Labels:
         """Labels new images by what was learned: one pass of matrix products, nothing is clustered or learned again."""
         self._fitted()
-        images = self._images(source, features, opinions, ids, learned_by=self._facts.encoder_hash)
-        return self._labels(images, Clock(progress), None)
+        images = self._intake.images(source, given, self._facts)
+        return self._labels(images, Clock(given.get("progress")), None)
 
-    def fit_predict(
-        self,
-        source: Any = None,
-        *,
-        features: Any = None,
-        opinions: npt.ArrayLike | None = None,
-        ids: Sequence[str] | None = None,
-        progress: Progress | None = None,
-    ) -> Labels:
+    def fit_predict(self, source: Any = None, **given: Unpack[Given]) -> Labels:
         """Learns from these images and labels them.
 
         Args:
-            source: images as `gdui.images.open_source` takes them; they go through the encoder.
-            features: instead of a source, ready vectors [N, d]: an array, an .npy file, a feature store's folder.
-            opinions: scores of images against classes [N, C], probabilities or log-odds; by default the encoder's.
-            ids: names of the rows of `features`; by default those stored with them, or the row numbers.
-            progress: called with (stage, images done, images in all).
+            source: images as `gdui.images.open_source` takes them; they go through the encoder. What can't be read is
+                listed in the `quarantine` of the labels.
+            given: features, embeddings, opinions, ids, progress; see `gdui.labeling.intake.Given`.
         """
-        images, clock = self._images(source, features, opinions, ids), Clock(progress)
+        images, clock = self._intake.images(source, given, Facts()), Clock(given.get("progress"))
         return self._labels(images, clock, self._learn(images, clock))
+
+    def plot_criterion(self, path: str | Path) -> None:
+        """Draws how good each number of clusters was; the fit must have estimated it (k="auto")."""
+        if not self.criterion:
+            raise ValueError("there is no criterion to draw: the number of clusters was not estimated (k='auto')")
+        criterion.draw(self.criterion, Path(path))
 
     def save(self, path: str | Path) -> None:
         """Writes what was learned into the folder `path`."""
-        name = "" if self._callable else _name(self.encoder)
-        about = {"classes": self.classes, "config": self.config.to_dict(), "encoder": name, "callable": self._callable}
+        namer, seer = self._intake.namer, self._intake.seer
+        about = {"classes": self.classes, "descriptions": self.descriptions, "config": self.config.to_dict()}
+        about |= {"encoder": namer.name, "callable": namer.lost}
+        about |= {"cluster_by": seer.name, "cluster_callable": seer.lost} if seer else {}
         self._fitted().save(Path(path), about | {"facts": self._facts.to_json()})
 
     @classmethod
-    def load(cls, path: str | Path, encoder: Any = None) -> Self:
-        """The labeler that `save` wrote; an encoder that has no name but is a callable must be given again."""
+    def load(cls, path: str | Path, encoder: Any = None, cluster_by: Any = None) -> Self:
+        """The labeler that `save` wrote; encoders that have no name but are callables must be given again."""
         learned, about = Learned.load(Path(path))
-        labeler = cls(about["classes"], about["encoder"] or None if encoder is None else encoder)
-        labeler._callable = about.get("callable", "")
-        facts = Facts.from_json(about["facts"])
-        same_encoder(_name(encoder), str(getattr(encoder, "hash", "")), facts.encoder_hash)
+        texts = about.get("descriptions") or {}
+        labeler = cls({name: texts.get(name, ()) for name in about["classes"]})
         labeler.config, labeler._learned = Config.from_dict(about["config"]), learned
-        labeler._facts = facts
+        labeler._facts = facts = Facts.from_json(about["facts"])
+        labeler.criterion = dict(facts.criterion)
+        same_encoder(LazyEncoder(encoder).name, str(getattr(encoder, "hash", "")), facts.named_hash)
+        labeler._set_encoders(
+            about["encoder"] or None if encoder is None else encoder,
+            about.get("cluster_by") or None if cluster_by is None else cluster_by,
+            lost=(about.get("callable", ""), about.get("cluster_callable", "")),
+        )
         return labeler
+
+    def _set_encoders(self, encoder: Any, cluster_by: Any, lost: tuple[str, str] = ("", "")) -> None:
+        settings = self.config.encode
+        encoder = settings.encoder if encoder is None else encoder
+        other = settings.cluster_by if cluster_by is None else cluster_by
+        other = other if lost[1] else seen_by(encoder, other)
+        seer = None if other is None and not lost[1] else LazyEncoder(other, settings.batch, lost[1])
+        namer = LazyEncoder(encoder, settings.batch, lost[0])
+        self._intake = Intake(self.classes, self.descriptions, settings.templates, namer, seer)
 
     def _fitted(self) -> Learned:
         if self._learned is None:
             raise ValueError("this labeler has learned nothing yet: call fit, or load one that has")
         return self._learned
-
-    def _images(
-        self, source: Any, features: Any, opinions: Any, ids: Sequence[str] | None, *, learned_by: str = ""
-    ) -> Images:
-        """What is to be labelled; all of it must come from one encoder, the one that was `learned_by` if known."""
-        if (source is None) == (features is None):
-            raise ValueError("give either a source of images or their features")
-        found = self._encoded(source, learned_by) if features is None else load_features(features)
-        known = str(found.identity.get("hash", ""))
-        same_encoder(str(found.identity.get("encoder", "")), known, learned_by)
-        if ids is not None:
-            found = replace(found, ids=load_features(np.empty((len(found), 0)), ids=ids).ids)
-        if opinions is not None:
-            return Images(found, Scores.of(opinions, len(found), len(self.classes)), known)
-        encoder = self._loaded_encoder("an opinion that is not given")
-        same_encoder(encoder.name, encoder.hash, known or learned_by)
-        templates = self.config.encode.templates or TEMPLATES
-        texts = class_embeddings(encoder, self.classes, templates=templates)
-        return Images(found, Texts(texts, encoder.logit_scale), known or encoder.hash)
-
-    def _encoded(self, source: Any, learned_by: str) -> Features:
-        """Features of a source, in memory."""
-        encoder = self._loaded_encoder("a source of images")
-        same_encoder(encoder.name, encoder.hash, learned_by)
-        with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
-            store = FeatureStore(folder, encoder)
-            quarantined = encode_source(open_source(source), encoder, store).quarantined
-            if quarantined:
-                log.warning("%d images could not be read and get no label", quarantined)
-            found = store.features()
-            return replace(load_features(found.array(), ids=found.ids.to_pylist()), identity=found.identity)
-
-    def _loaded_encoder(self, what: str) -> Any:
-        if self.encoder is None and self._callable:
-            raise ValueError(f"{what} needs the callable {self._callable!r} again: Labeler.load(path, encoder=...)")
-        if self.encoder is None:
-            raise ValueError(f"{what} needs an encoder: name one, or hand in features and opinions")
-        if not hasattr(self.encoder, "encode_images"):
-            self.encoder = load_encoder(self.encoder, batch=self.config.encode.batch)
-        return self.encoder
 
     def _learn(self, images: Images, clock: Clock) -> Outcome:
         """All stages, on all images or a sample of them."""
@@ -216,13 +172,16 @@ class Labeler:
                 decided = learned.refined(found, opinion)
         matched = named.names[found.cluster]
         self._facts = Facts(
-            encoder=_name(self.encoder),
+            encoder=self._intake.namer.name,
             encoder_hash=images.encoder_hash,
+            named_hash=images.named_hash,
+            clustered_by=self._intake.seer.name if self._intake.seer else "",
             configuration=config.to_dict(),
             clusters=naming.cluster_facts(named, judged, config.refine),
             learned_from=len(rows),
             accuracy=_estimate(decided.label, votes, near[:, 0]),
             accuracy_how="the geometric mean of the agreement with the opinion and among nearest neighbours",
+            criterion=self.criterion,
             changed={
                 "match": _differ(opinion.argmax(axis=1), matched),
                 "refine": _differ(matched, refined.label),
@@ -343,7 +302,7 @@ class Labeler:
         if self.config.reject is not None:
             unsure = table.surety < self.config.reject
             table.label[unsure], table.rule[unsure] = -1, RULE["rejected"]
-        return Labels.from_arrays(
+        labels = Labels.from_arrays(
             images.ids,
             self.classes,
             label_index=table.label,
@@ -358,6 +317,7 @@ class Labeler:
             rule=table.rule,
             facts=replace(self._facts if outcome is not None else self._facts.of_others(), ledger=clock.ledger),
         )
+        return replace(labels, quarantine=images.quarantine)
 
 
 def _sample(n: int, most: int, seed: int) -> npt.NDArray[np.int64]:
@@ -391,8 +351,3 @@ def _estimate(label: Indices, votes: Indices, nearest: Indices) -> float:
 
 def _differ(before: Indices, after: Indices) -> float:
     return float((before != after).mean())
-
-
-def _name(encoder: Any) -> str:
-    name = getattr(encoder, "name", encoder)
-    return name if isinstance(name, str) else ""

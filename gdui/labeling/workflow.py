@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gdui import checks
 from gdui.config import Config
 from gdui.images import Source, open_source
 from gdui.images.shards import fingerprint, stamp_files
-from gdui.labeling.encoders import Encoder, load_encoder
+from gdui.labeling.encoders import Encoder, load_encoder, seen_by
 from gdui.labeling.features import FeatureStore, Ledger, encode_source, load_features
-from gdui.labeling.labeler import Labeler
+from gdui.labeling.labeler import Labeler, Progress
 from gdui.labels import Labels
+from gdui.labels.files import read_quarantine
 from gdui.labels.words import Diff
 from gdui.runs import Run, atomic_path, read_manifest
 
@@ -31,14 +33,15 @@ ENCODER = "ViT-B-32/laion2b_s34b_b79k"
 LABELER = "labeler"
 EXAMPLES = 3
 
-Progress = Callable[[str, int, int], None]
+NO_CONFIG = ("classes", "descriptions", "inputs")  # what a run's config.toml says beside the settings
+
+Classes = Sequence[str] | Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a command left in `folder`; `diff` says how the labels differ from those that were there before.
 
-    quarantined: how many images could not be read.
     left_out, examples: how many files of the source are no images by their suffix, and the first of them.
 
     The ledger of `labels.facts` has what this call did, and nothing of what an earlier one had done. Reading and
@@ -47,7 +50,6 @@ class Outcome:
 
     folder: Path
     labels: Labels
-    quarantined: int
     left_out: int = 0
     examples: Sequence[str] = ()
     diff: Diff | None = None
@@ -65,13 +67,15 @@ class Outcome:
         return {
             "labels": str(self.folder / "labels.parquet"),
             "images": len(self.labels),
-            "quarantined": self.quarantined,
+            "quarantined": self.labels.quarantine.num_rows,
             "left_out": self.left_out,
             "left_out_examples": list(self.examples),
             "abstained": counts[0],
             "classes_without_cluster": self.labels.nameless,
             "classes": dict(zip(self.labels.classes, counts[1:], strict=True)),
             "estimated_accuracy": facts.accuracy,
+            "clusters": len(facts.clusters),
+            "criterion": dict(facts.criterion),
             "changed": dict(facts.changed),
             "relabelled": None if self.diff is None else self.diff.changed.num_rows,
             "ledger": {stage: {"seconds": took, "images": n} for stage, (took, n) in facts.ledger.items()},
@@ -81,7 +85,7 @@ class Outcome:
 
 def label_run(
     source: str,
-    classes: Sequence[str],
+    classes: Classes,
     out: str | Path,
     config: Config,
     *,
@@ -93,6 +97,7 @@ def label_run(
     """Labels `source` with the names of `classes` in the run folder `out`.
 
     Args:
+        classes: the names, or a mapping from each to texts that describe it.
         source: what `open_source` takes; with `ready` an .npy of features [N, d], or a feature store.
         opinions: an .npy of scores [N, C], where the encoder is not to be asked.
         mode: "continue" keeps what an earlier call with the same settings has done, "overwrite" starts anew.
@@ -105,14 +110,14 @@ def label_run(
     stamp = inputs.stamp(images)
     with Run(out, _settings(config, classes, inputs), mode=mode) as run, _logged(run):
         if _is_done(run, stamp):
-            return _outcome(run, Labels.from_parquet(run.labels))
+            return _outcome(run, Labels.from_run(run.path))
         job = _Job(run, inputs, config, progress)
         job.encode(images, stamp)
         return job.finish(job.fit(classes), stamp)
 
 
 def relabel_run(
-    folder: str | Path, classes: Sequence[str], *, opinions: str | None = None, progress: Progress | None = None
+    folder: str | Path, classes: Classes, *, opinions: str | None = None, progress: Progress | None = None
 ) -> Outcome:
     """Names the images of the run in `folder` with other classes; no image is read again."""
     checks.class_names(classes)
@@ -127,6 +132,10 @@ def relabel_run(
             raise ValueError(f"{folder} has not encoded all of its images yet: run gdui label again first")
         before = Labels.from_parquet(run.labels) if run.labels.exists() else None
         job = _Job(run, inputs, config, progress)
+        if opinions is None and job.seer is not None and not run.embeddings.exists():
+            raise ValueError(
+                f"{folder} has clustered features only: give --opinions for the new classes, or label again"
+            )
         labels = job.fit(classes)
         run.reopen(_settings(config, classes, inputs), "label")
         outcome = job.finish(labels, inputs.stamp(None) | {"source": run.stages["encode"]["source"]})
@@ -154,7 +163,7 @@ def predict_run(
     stamp = inputs.stamp(images)
     with Run(target, {"learned": learned, "inputs": inputs.to_dict()}) as run, _logged(run):
         if _is_done(run, stamp):
-            return _outcome(run, Labels.from_parquet(run.labels))
+            return _outcome(run, Labels.from_run(run.path))
         job = _Job(run, inputs, _config_of(manifest["settings"]), progress)
         labeler = Labeler.load(Path(folder) / LABELER, job.encoder)
         job.encode(images, stamp)
@@ -198,22 +207,33 @@ class _Job:
         self.labeler: Labeler | None = None
         self.ledger: dict[str, tuple[float, int]] = {}
 
+    @property
+    def asks(self) -> bool:
+        """Whether the encoder is asked for an opinion."""
+        return self.inputs.opinions is None
+
     @cached_property
     def encoder(self) -> Encoder | None:
-        """What is asked for features or opinions, None where both are handed in."""
-        name = self.config.encode.encoder
-        handed_in = self.inputs.ready and self.inputs.opinions is not None
-        return None if name is None or handed_in else load_encoder(name, batch=self.config.encode.batch)
+        """What is asked for names, None where nobody needs it."""
+        handed_in = (self.inputs.ready or self.seer is not None) and not self.asks
+        return None if handed_in else self._load(self.config.encode.encoder)
+
+    @cached_property
+    def seer(self) -> Encoder | None:
+        """What sees the images that are clustered, None where that is the encoder itself or features are ready."""
+        settings = self.config.encode
+        return None if self.inputs.ready else self._load(seen_by(settings.encoder, settings.cluster_by))
+
+    def _load(self, name: str | None) -> Encoder | None:
+        return None if name is None else load_encoder(name, batch=self.config.encode.batch)
 
     def encode(self, images: Source | None, stamp: dict[str, str]) -> None:
         """Features of the images that have none yet, and a list of those that can't be read."""
         quarantined = 0
-        if images is not None and self.encoder is not None:
-            store = FeatureStore(self.run.features, self.encoder)
-            counts = [shard.count for shard in images.shards if shard not in store]
-            total = 0 if None in counts else sum(count or 0 for count in counts)
-            self._enter(encode_source(images, self.encoder, store, progress=partial(self._encoding, total)))
-            rejected = store.quarantine()
+        if images is not None:
+            rejected = self._encode("encode", images, self.run.features, self.seer or self.encoder)
+            if self.seer is not None and self.asks:
+                self._encode("embed", images, self.run.embeddings, self.encoder)
             quarantined = rejected.num_rows
             with atomic_path(self.run.quarantine) as path:
                 pq.write_table(rejected, path)
@@ -221,7 +241,17 @@ class _Job:
         left_out = {"left_out": len(ignored), "examples": list(ignored[:EXAMPLES])}
         self.run.finish("encode", source=stamp["source"], quarantined=quarantined, **left_out)
 
-    def fit(self, classes: Sequence[str]) -> Labels:
+    def _encode(self, stage: str, images: Source, folder: Path, encoder: Encoder | None) -> pa.Table:
+        """Fills the store in `folder`; the images that could not be read."""
+        if encoder is None:
+            raise ValueError("images can't be labelled without an encoder: name one with --encoder")
+        store = FeatureStore(folder, encoder)
+        counts = [shard.count for shard in images.shards if shard not in store]
+        total = 0 if None in counts else sum(count or 0 for count in counts)
+        self._enter(stage, encode_source(images, encoder, store, progress=partial(self._encoding, stage, total)))
+        return store.quarantine()
+
+    def fit(self, classes: Classes) -> Labels:
         """Learns from the inputs and labels them."""
         arrays = self.arrays()
         settings = dict(self.config.items())
@@ -234,6 +264,8 @@ class _Job:
         start = time.perf_counter()
         if self.labeler is not None:
             self.labeler.save(self.run.path / LABELER)
+            if self.labeler.criterion:
+                self.labeler.plot_criterion(self.run.path / "criterion.png")
         labels.to_parquet(self.run.labels)
         write, images = self.ledger.pop("write", (0.0, 0))
         self.ledger |= labels.facts.ledger
@@ -249,27 +281,33 @@ class _Job:
             unread = self.run.stages["encode"]["quarantined"]
             why = f"none of the images could be read: {self.run.quarantine} says why"
             raise ValueError(why if unread else f"source {self.inputs.source!r} holds no images")
-        opinions = None if self.inputs.opinions is None else _scores(Path(self.inputs.opinions))
-        return {"features": features, "opinions": opinions, "ids": features.ids}
+        if self.inputs.opinions is not None:
+            return {"features": features, "opinions": _scores(Path(self.inputs.opinions))}
+        two = self.run.embeddings.exists() and not self.inputs.ready
+        return {"features": features, "embeddings": load_features(self.run.embeddings) if two else None}
 
-    def _encoding(self, total: int, done: Ledger) -> None:
+    def _encoding(self, stage: str, total: int, done: Ledger) -> None:
         if self.progress is not None:
-            self.progress("encode", done.images + done.quarantined, total)
+            self.progress(stage, done.images + done.quarantined, total)
 
-    def _enter(self, done: Ledger) -> None:
+    def _enter(self, stage: str, done: Ledger) -> None:
+        """Adds what was done to the books; two encoders both read and decode."""
         threads = checks.thread_count()
-        if done.images:
-            seconds = {"read": done.clock.read / threads, "decode": done.clock.decode / threads}
-            seconds |= {"encode": done.encode, "write": done.write}
-            self.ledger |= {stage: (took, done.images) for stage, took in seconds.items()}
+        seconds = {"read": done.clock.read / threads, "decode": done.clock.decode / threads}
+        seconds |= {stage: done.encode, "write": done.write}
+        for name, took in seconds.items() if done.images else ():
+            before, images = self.ledger.get(name, (0.0, 0))
+            self.ledger[name] = before + took, images + done.images
 
 
-def _settings(config: Config, classes: Sequence[str], inputs: _Inputs) -> dict[str, Any]:
-    return config.to_dict() | {"classes": list(classes), "inputs": inputs.to_dict()}
+def _settings(config: Config, classes: Classes, inputs: _Inputs) -> dict[str, Any]:
+    texts = {name: list(given) for name, given in checks.descriptions(classes).items()}
+    described = {"descriptions": texts} if texts else {}
+    return config.to_dict() | {"classes": list(classes)} | described | {"inputs": inputs.to_dict()}
 
 
 def _config_of(settings: dict[str, Any]) -> Config:
-    return Config.from_dict({name: value for name, value in settings.items() if name not in ("classes", "inputs")})
+    return Config.from_dict({name: value for name, value in settings.items() if name not in NO_CONFIG})
 
 
 def _is_done(run: Run, stamp: dict[str, str]) -> bool:
@@ -278,7 +316,9 @@ def _is_done(run: Run, stamp: dict[str, str]) -> bool:
 
 def _outcome(run: Run, labels: Labels) -> Outcome:
     facts = run.stages["encode"]
-    return Outcome(run.path, labels, facts["quarantined"], facts.get("left_out", 0), facts.get("examples", ()))
+    if run.quarantine.exists():
+        labels = dataclasses.replace(labels, quarantine=read_quarantine(run.quarantine))
+    return Outcome(run.path, labels, facts.get("left_out", 0), facts.get("examples", ()))
 
 
 def _refuse_others(folder: str | Path, settings: dict[str, Any]) -> None:

@@ -40,20 +40,26 @@ class ClusterFacts:
 class Facts:
     """The labelling as a whole.
 
+    encoder, clustered_by: the encoder of the names, and the one that saw what was clustered, "" for the same.
+    encoder_hash, named_hash: tell the encoders of the features and of the opinion, "" where nobody knows.
     configuration: plain values, as `Config.to_dict` gives them.
     learned_from: how many images the labels were learned from, 0 where nobody knows.
     accuracy, accuracy_how: the share of right labels as estimated without any label, and by what means.
+    criterion: number of clusters -> how far they stand out, for the numbers that were tried.
     changed: stage -> the share of labels it changed. Neither is known of images that were not learned from.
     ledger: stage -> (seconds, images). It is the one thing that differs from run to run, so no file keeps it.
     """
 
     encoder: str = ""
     encoder_hash: str = ""
+    named_hash: str = ""
+    clustered_by: str = ""
     configuration: Mapping[str, Any] = field(default_factory=dict)
     clusters: Sequence[ClusterFacts] = ()
     learned_from: int = 0
     accuracy: float | None = None
     accuracy_how: str = ""
+    criterion: Mapping[int, float] = field(default_factory=dict)
     changed: Mapping[str, float] = field(default_factory=dict)
     ledger: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -71,7 +77,8 @@ class Facts:
         """The facts that `to_json` wrote."""
         plain = json.loads(text)
         clusters = [_cluster(one) for one in plain.pop("clusters")]
-        return cls(**plain, clusters=clusters)
+        criterion = {int(k): value for k, value in plain.pop("criterion", {}).items()}
+        return cls(**plain, clusters=clusters, criterion=criterion)
 
 
 def _cluster(plain: dict[str, Any]) -> ClusterFacts:

@@ -13,7 +13,7 @@ from gdui import __version__
 from gdui.labels.facts import Facts
 from gdui.runs import atomic_path
 
-__all__ = ["read_parquet", "write_csv", "write_parquet"]
+__all__ = ["read_parquet", "read_quarantine", "write_csv", "write_parquet"]
 
 SCHEMA_VERSION = 1
 KEY = b"gdui"
@@ -61,6 +61,14 @@ def read_parquet(path: Path, columns: pa.Schema, rules: list[str]) -> tuple[pa.T
     if not rows["label"].indices.fill_null(-1).equals(rows["label_index"]):
         raise ValueError(f"{path} is damaged: label and label_index say different things")
     return pa.table(rows, schema=columns), classes, facts
+
+
+def read_quarantine(path: Path) -> pa.Table:
+    """The id and the reason of every image that could not be read."""
+    try:
+        return pq.read_table(path, columns=["id", "reason"])
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} can't be read as a quarantine: {' '.join(str(error).split())}") from None
 
 
 def write_csv(table: pa.Table, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 from gdui import checks
 from gdui.labels import export, files, words
 from gdui.labels.facts import Facts
-from gdui.runs import LABELS, read_manifest
+from gdui.runs import LABELS, QUARANTINE, read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RULES", "Labels"]
+__all__ = ["RULES", "Labels", "no_quarantine"]
 
 # What decided on an image's label, and how that is said.
 RULES = {
@@ -50,13 +50,23 @@ COLUMNS = pa.schema(
 )
 
 
+def no_quarantine() -> pa.Table:
+    """That every image could be read."""
+    return pa.table({"id": pa.array([], pa.string()), "reason": pa.array([], pa.string())})
+
+
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """A label for every image, and why. `table` has the columns of COLUMNS, `facts` what holds for all of them."""
+    """A label for every image, and why. `table` has the columns of COLUMNS, `facts` what holds for all of them.
+
+    `quarantine` has the id and the reason of every image that could not be read and so has no row. A run folder keeps
+    it in a file of its own; the files that labels are written to leave it out.
+    """
 
     table: pa.Table
     classes: list[str]
     facts: Facts
+    quarantine: pa.Table = field(default_factory=no_quarantine)
 
     @classmethod
     def from_arrays(
@@ -160,7 +170,7 @@ class Labels:
     def take(self, rows: npt.ArrayLike) -> "Labels":
         """The images in these rows."""
         wanted = checks.indices("rows", rows, len(self))
-        return Labels(self.table.take(pa.array(wanted, pa.int64())), self.classes, self.facts)
+        return replace(self, table=self.table.take(pa.array(wanted, pa.int64())))
 
     def row(self, id: str) -> dict[str, Any]:  # noqa: A002 - the column's name
         """Everything the table holds on one image."""
@@ -196,10 +206,11 @@ class Labels:
     def from_run(cls, folder: str | os.PathLike[str]) -> Self:
         """The labels that the run in `folder` ended with."""
         read_manifest(folder)
-        path = Path(folder) / LABELS
+        path, unread = Path(folder) / LABELS, Path(folder) / QUARANTINE
         if not path.is_file():
             raise ValueError(f"{os.fspath(folder)} has no labels yet: run gdui label again to finish it")
-        return cls.from_parquet(path)
+        labels = cls.from_parquet(path)
+        return replace(labels, quarantine=files.read_quarantine(unread)) if unread.is_file() else labels
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Writes the rows as CSV; a cell that a spreadsheet would take for a formula gets a quote in front."""

@@ -18,6 +18,7 @@ __all__ = ["Diff", "diff", "listed", "shown", "summary", "why"]
 
 LONGEST = 60
 MOST_CLASSES = 40
+EXAMPLES = 3
 
 
 def shown(text: str | None) -> str:
@@ -84,6 +85,9 @@ def summary(labels: "Labels") -> str:
     lines = [
         f"{len(labels):,} images, {len(labels.classes)} classes, {counts[0]:,} abstained ({counts[0] / total:.1%})"
     ]
+    if unread := labels.quarantine.num_rows:
+        first = listed(labels.quarantine["id"].slice(0, EXAMPLES).to_pylist()) + ", ..." * (unread > EXAMPLES)
+        lines.append(f"{unread:,} images could not be read: {first}")
     if facts.accuracy is not None:
         lines.append(
             f"estimated accuracy {facts.accuracy:.1%}{f' ({facts.accuracy_how})' if facts.accuracy_how else ''}"

@@ -105,9 +105,9 @@ def normalised(images: torch.Tensor, transform: Transform, dtype: torch.dtype) -
     return ((images / 255 - mean) / std).to(dtype).permute(0, 3, 1, 2)
 
 
-def weights_hash(module: nn.Module) -> str:
-    """sha256 over the names, types, shapes and values of everything in the state dict."""
-    digest = hashlib.sha256()
+def weights_hash(module: nn.Module, what: str = "") -> str:
+    """sha256 over `what`, and over the names, types, shapes and values of everything in the state dict."""
+    digest = hashlib.sha256(what.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -14,16 +14,23 @@ from torch import nn
 from gdui.images import Transform
 from gdui.labeling.encoders.encoder import Encoder, Forward, Settings, Tokenizer, lowered, weights_hash
 
-__all__ = ["clip_encoder", "load_encoder"]
+__all__ = ["clip_encoder", "load_encoder", "seen_by"]
 
 IMAGENET = Transform(filter="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 DEMO = Path(__file__).resolve().parents[2] / "demo"
+# The embedding of `digits` keeps little but the name; among the parts of its tower this one lets the clusters of
+# unlabelled digits stand out most, by their modularity in the graph of neighbours. No label takes part in that.
+SEEN_BY = {"digits": "digits#layer3"}
+
+
+def seen_by(encoder: Any, cluster_by: Any = None) -> Any:
+    """What images are clustered by where their names are found by `encoder`: None stands for the encoder itself."""
+    return SEEN_BY.get(encoder) if cluster_by is None and isinstance(encoder, str) else cluster_by
 
 
 def load_encoder(
     spec: str | Forward,
     *,
-    layer: str | None = None,
     transform: Transform | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -36,27 +43,32 @@ def load_encoder(
         spec: "ViT-B-32/laion2b_s34b_b79k" (an open_clip model and tag), "ViT-B-32/weights.safetensors" (a file),
             "hf-hub:org/repo", "local-dir:path", "torchvision:mobilenet_v2/weights.safetensors" (its last linear layer
             is cut off), "digits" (shipped), or a callable from normalised images [B, 3, H, W] to features [B, d].
-        layer: a part of the image tower, such as "layer3", whose flattened output is taken in place of the embedding;
-            there is no text tower then. An inner layer often keeps more for clustering than the embedding does.
+            "NAME#layer3" takes the flattened output of a part of the image tower in place of the embedding: there is
+            no text tower then, but an inner layer often keeps more for clustering.
         transform: replaces the encoder's own way of bringing a picture to its input.
         device: "auto", "cpu" or "cuda".
         dtype: "auto" is bfloat16 where the device computes in it, else float32.
         compiled: by default on a GPU only; on a CPU bfloat16 alone is as fast, without the wait.
         batch: the one batch size the network ever sees: 32 on a CPU, 256 on a GPU.
     """
-    settings = Settings.choose(device, dtype, compiled, batch)
-    if layer is not None and (callable(spec) or str(spec).startswith("torchvision:")):
-        raise ValueError(f"layer can be chosen for open_clip's encoders only, not for {spec!r}")
     if callable(spec):
-        return _callable_encoder(spec, transform or IMAGENET, settings)
+        return _callable_encoder(spec, transform or IMAGENET, Settings.choose(device, dtype, compiled, batch))
     if not isinstance(spec, str):
         raise TypeError(f"encoder must be a name or a callable, not {type(spec).__name__}")
-    if spec.startswith("torchvision:"):
-        return _callable_encoder(_backbone(spec), transform or IMAGENET, settings, spec)
-    model, tokens = _load_clip(f"local-dir:{DEMO}" if spec == "digits" else spec)
-    if layer is not None:
+    whole, _, layer = spec.partition("#")
+    shipped = whole == "digits"
+    if shipped and dtype == "auto":
+        dtype = "float32"  # too small to gain from less
+    settings = Settings.choose(device, dtype, compiled, batch)
+    if whole.startswith("torchvision:"):
+        backbone = _backbone(whole)
+        return _callable_encoder(
+            _InnerLayer(backbone, layer) if layer else backbone, transform or IMAGENET, settings, spec
+        )
+    model, tokens = _load_clip(f"local-dir:{DEMO}" if shipped else whole)
+    if layer:
         own = _clip_transform(open_clip.get_model_preprocess_cfg(model))
-        return _callable_encoder(_InnerLayer(model.visual, layer), transform or own, settings, f"{spec}#{layer}")
+        return _callable_encoder(_InnerLayer(model.visual, layer), transform or own, settings, spec)
     return _clip_encoder(model, tokens, spec, transform, settings)
 
 
@@ -132,6 +144,7 @@ class _InnerLayer(nn.Module):
         except ValueError:
             known = ", ".join(name for name, _ in tower.named_children())
             raise ValueError(f"layer must be a part of the image tower ({known}), not {layer!r}") from None
+        self.layer = layer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.tower(images)["features"]
@@ -198,7 +211,7 @@ def _callable_encoder(function: Forward, transform: Transform, settings: Setting
     name = name or str(getattr(function, "__qualname__", type(function).__qualname__))
     digest = None
     if isinstance(function, nn.Module):
-        digest = weights_hash(function)
+        digest = weights_hash(function, getattr(function, "layer", ""))
         function = lowered(copy.deepcopy(function), settings)
     else:
         settings = Settings(settings.device, torch.float32, settings.batch, settings.compiled)

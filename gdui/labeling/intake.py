@@ -1,0 +1,123 @@
+"""What a labeler is handed becomes features of every image and an opinion of each.
+
+Two encoders may take part: one is asked for names, and another (or an inner layer of the same) sees what is clustered.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from gdui.images import Source, open_source
+from gdui.labeling.encoders import Encoder, LazyEncoder
+from gdui.labeling.features import Features, FeatureStore, encode_source, load_features
+from gdui.labeling.inputs import Images, Scores, Texts, same_encoder
+from gdui.labeling.opinions import TEMPLATES, class_embeddings
+from gdui.labeling.outcome import Progress
+from gdui.labels import Facts, no_quarantine
+
+__all__ = ["Given", "Intake", "same_images"]
+
+
+class Given(TypedDict, total=False):
+    """What may be handed in beside a source of images, or in its place.
+
+    features: instead of a source, ready vectors [N, d]: an array, an .npy file, a feature store's folder.
+    embeddings: where the features are another encoder's, the vectors of the one that is asked for names, as features.
+    opinions: scores of images against classes [N, C], probabilities or log-odds; by default the encoder's.
+    ids: names of the rows of features or of an array of images; by default those stored with them, or the row numbers.
+    progress: called with (stage, images done, images in all).
+    """
+
+    features: Any
+    embeddings: Any
+    opinions: npt.ArrayLike | None
+    ids: Sequence[str] | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Who is asked for names, who sees what is clustered (None: the same), and the texts on the classes."""
+
+    classes: Sequence[str]
+    descriptions: Mapping[str, Sequence[str]]
+    templates: Sequence[str]
+    namer: LazyEncoder
+    seer: LazyEncoder | None
+
+    def images(self, source: Any, given: Given, learned: Facts) -> Images:
+        """Features and opinion of the images; they must come from the encoders that were `learned` from, if known."""
+        if unknown := sorted(set(given) - Given.__annotations__.keys()):
+            known = ", ".join(Given.__annotations__)
+            raise TypeError(f"{unknown[0]!r} can't be handed in; besides a source there are {known}")
+        if (source is None) == (given.get("features") is None):
+            raise ValueError("give either a source of images or their features")
+        seen, embeddings, quarantine = (
+            self._encoded(source, given, learned) if source is not None else (*_ready(given), no_quarantine())
+        )
+        seen_hash = str(seen.identity.get("hash", ""))
+        same_encoder(str(seen.identity.get("encoder", "")), seen_hash, learned.encoder_hash)
+        opinions = given.get("opinions")
+        if opinions is not None:
+            scores = Scores.of(opinions, len(seen), len(self.classes))
+            return Images(seen, scores, seen_hash, quarantine=quarantine)
+        namer = self.namer.load("an opinion that is not given")
+        asked = seen if embeddings is None else embeddings
+        same_encoder(namer.name, namer.hash, str(asked.identity.get("hash", "")) or learned.named_hash)
+        vectors = class_embeddings(
+            namer, self.classes, templates=self.templates or TEMPLATES, descriptions=self.descriptions
+        )
+        texts = Texts(vectors, namer.logit_scale, embeddings)
+        return Images(seen, texts, seen_hash or ("" if embeddings else namer.hash), namer.hash, quarantine)
+
+    def _encoded(self, source: Any, given: Given, learned: Facts) -> tuple[Features, Features | None, pa.Table]:
+        """A source seen by one encoder, embedded by the other where that is needed, and what could not be read."""
+        opened = _opened(source, given.get("ids"))
+        seer = (self.seer or self.namer).load("a source of images")
+        same_encoder(seer.name, seer.hash, learned.encoder_hash)
+        seen, quarantine = _in_memory(opened, seer)
+        if self.seer is None or given.get("opinions") is not None:
+            return seen, None, quarantine
+        embeddings, _ = _in_memory(opened, self.namer.load("an opinion that is not given"))
+        return seen, same_images(seen, embeddings), quarantine
+
+
+def same_images(seen: Features, embeddings: Features) -> Features:
+    """The embeddings, refused unless they are of the same images as the features."""
+    if len(seen) != len(embeddings):
+        raise ValueError(f"embeddings must have {len(seen)} rows as features, not {len(embeddings)}")
+    if not seen.ids.equals(embeddings.ids):
+        raise ValueError("embeddings must be of the same images as features, in the same order: their ids differ")
+    return embeddings
+
+
+def _ready(given: Given) -> tuple[Features, Features | None]:
+    """Features, and embeddings if there are any, under the ids that were given with them."""
+    named, ids = [load_features(given["features"])], given.get("ids")
+    if given.get("embeddings") is not None:
+        named.append(load_features(given["embeddings"]))
+    if ids is not None:
+        named = [replace(one, ids=load_features(np.empty((len(one), 0)), ids=ids).ids) for one in named]
+    return named[0], same_images(*named) if len(named) == 2 else None
+
+
+def _opened(source: Any, ids: Sequence[str] | None) -> Source:
+    if ids is not None and isinstance(source, (str, os.PathLike, Source)):
+        raise ValueError(f"ids can be given for arrays and features only: the images of {str(source)!r} have their own")
+    return open_source(source, ids=ids)
+
+
+def _in_memory(source: Source, encoder: Encoder) -> tuple[Features, pa.Table]:
+    """Features of a source, and the id and the reason of what could not be read."""
+    with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
+        store = FeatureStore(folder, encoder)
+        encode_source(source, encoder, store)
+        found = store.features()
+        whole = load_features(found.array(), ids=found.ids.to_pylist())
+        return replace(whole, identity=found.identity), store.quarantine()
