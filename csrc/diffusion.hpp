@@ -34,6 +34,7 @@ enum class Weighting { none, min_snr, p2 };
 enum class Kind { simple, hybrid, vlb };
 enum class Method { ancestral, ddim };
 enum class Variance { learned, small, large };
+enum class Clip { none, one, quantile };
 
 struct Shape {
   std::int64_t images, channels, positions;
@@ -80,8 +81,9 @@ struct Step {
   Variance variance;
   Target target;
   float scale, eta, guidance;
+  Clip clip;
+  std::int64_t rank; // of the quantile among an image's sizes, from one
   Input x, predicted, values, gradient, unconditional;
-  const float *limit; // of each image's predicted x0, or null
   Noise noise;
 };
 

@@ -174,7 +174,7 @@ void denoising_loss(const Shape &shape, const Steps &steps, const Loss &loss, co
     Buffers buffers;
     const Terms terms = terms_of(loss, row_of(steps, tile.image), steps.t[tile.image] == 0);
     const Rows rows = rows_of(shape, loss, terms, tile, buffers);
-    run_vectorised(Sum{}, terms, rows, sums[tile.index]);
+    run_vectorised(Sum{}, terms, rows, sums[tile.image * tiles + tile.start / kTile]);
     if (!gradients.predicted.data)
       return;
     const float above = gradients.above ? gradients.above[tile.image] : 1.0f;

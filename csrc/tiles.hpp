@@ -14,7 +14,7 @@ namespace gdui {
 
 // `length` elements of one image from `start` on, counted as in a contiguous tensor.
 struct Tile {
-  std::int64_t image, start, index;
+  std::int64_t image, start;
   int length;
 };
 
@@ -24,13 +24,16 @@ constexpr std::int64_t kTilesTogether = 32; // handed to a thread at once
 
 inline std::int64_t tiles_of(const Shape &shape) { return (shape.count() + kTile - 1) / kTile; }
 
+inline Tile tile_of(const Shape &shape, std::int64_t image, std::int64_t number) {
+  const std::int64_t start = number * kTile;
+  return {image, start, static_cast<int>(std::min<std::int64_t>(kTile, shape.count() - start))};
+}
+
 template <class Body> void for_each_tile(const Shape &shape, int threads, const Body &body) {
   const std::int64_t tiles = tiles_of(shape);
   parallel_chunks(shape.images * tiles, kTilesTogether, threads, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t start = i % tiles * kTile;
-      body(Tile{i / tiles, start, i, static_cast<int>(std::min<std::int64_t>(kTile, shape.count() - start))});
-    }
+    for (std::int64_t i = begin; i < end; ++i)
+      body(tile_of(shape, i / tiles, i % tiles));
   });
 }
 

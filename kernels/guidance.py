@@ -1,11 +1,20 @@
-"""One guided sampling step: every operand is read once, the noise drawn on the way, the result written once."""
+"""One guided sampling step: every operand is read once, the noise drawn on the way, the result written once.
 
+Dynamic thresholding holds an image of up to HELD numbers as a whole, and so stays one pass. A larger one doesn't fit
+into a block of threads, and no number can be written before the quantile of all is known: that is a pass before.
+"""
+
+from typing import Any
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from gdui.kernels.layout import BLOCK, WARPS, all_flat, block_offsets, launch_on, read, strided
 from gdui.kernels.philox import standard_normal
+from gdui.kernels.quantile import ROUNDS, count_digits, limit_from, next_digit, quantile_limit, size_bits
+from gdui.kernels.reference_diffusion import Step, halves
 from gdui.kernels.tables import SAMPLING, WIDTH, Column
 
 __all__ = ["guided_step"]
@@ -19,6 +28,8 @@ LOG_BETA, DDIM_SIGMA = tl.constexpr(Column.LOG_BETA.value), tl.constexpr(Column.
 PREVIOUS_SIGNAL = tl.constexpr(Column.PREVIOUS_SIGNAL.value)
 PREVIOUS_NOISE = tl.constexpr(Column.PREVIOUS_NOISE_VARIANCE.value)
 TABLE_WIDTH, STREAM = tl.constexpr(WIDTH), tl.constexpr(SAMPLING)
+HELD = 8192  # numbers of an image that a block of threads can hold beside what else a step needs
+SEARCHED = 4096  # numbers of a larger one that are looked at together
 
 
 @triton.jit
@@ -28,15 +39,21 @@ def entry(row, column, valid):
 
 
 @triton.jit
-def clean_image(x, predicted, row, valid, TARGET: tl.constexpr):
-    """The x0 that a prediction of noise, image or velocity means."""
+def clean_image(
+    x, x_strides, predicted, predicted_strides, weak, weak_strides, guidance, row, valid, image, i, inside, positions,
+    TARGET: tl.constexpr, MIXED: tl.constexpr, FLAT: tl.constexpr,
+):  # fmt: skip
+    """The image's elements i, and the x0 that a prediction of noise, image or velocity means."""
+    here = read(x, x_strides, image, i, inside, positions, FLAT)
+    seen = read(predicted, predicted_strides, image, i, inside, positions, FLAT)
+    if MIXED:
+        other = read(weak, weak_strides, image, i, inside, positions, FLAT)
+        seen = other + guidance * (seen - other)
     if TARGET == "eps":
-        x0 = entry(row, INVERSE_SIGNAL, valid) * x - entry(row, NOISE_RATIO, valid) * predicted
+        seen = entry(row, INVERSE_SIGNAL, valid) * here - entry(row, NOISE_RATIO, valid) * seen
     elif TARGET == "v":
-        x0 = entry(row, SIGNAL, valid) * x - entry(row, NOISE, valid) * predicted
-    else:
-        x0 = predicted
-    return x0
+        seen = entry(row, SIGNAL, valid) * here - entry(row, NOISE, valid) * seen
+    return here, seen
 
 
 @triton.jit
@@ -64,16 +81,41 @@ def ddim(x, x0, push, drawn, eta, row, valid):
 
 
 @triton.jit
+def limits_kernel(
+    x, x_strides, predicted, predicted_strides, weak, weak_strides, t, table, steps, limits,
+    rank, guidance, count, positions,
+    TARGET: tl.constexpr, MIXED: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """limits[image] = the rank-th smallest |x0| of the image, at least one."""
+    image = tl.program_id(0)
+    step = tl.load(t + image)
+    valid = (step >= 0) & (step < steps)
+    row = table + step * TABLE_WIDTH
+    prefix = rank * 0
+    for number in tl.static_range(ROUNDS):
+        histogram = tl.zeros([256], tl.int32)
+        for start in range(0, count, BLOCK):
+            i = start + tl.arange(0, BLOCK)
+            inside = i < count
+            _, x0 = clean_image(x, x_strides, predicted, predicted_strides, weak, weak_strides, guidance, row, valid,
+                                image, i, inside, positions, TARGET, MIXED, FLAT)  # fmt: skip
+            histogram += count_digits(size_bits(x0), inside, prefix, number)
+        prefix, rank = next_digit(histogram, prefix, rank)
+    tl.store(limits + image, limit_from(prefix))
+
+
+@triton.jit
 def guided_step_kernel(
-    x, x_strides, predicted, predicted_strides, values, values_strides, gradient, gradient_strides,
-    noise, noise_strides, weak, weak_strides, out, out_strides, t, table, steps, limit,
-    scale, eta, guidance, count, positions,
+    x, x_strides, predicted, predicted_strides, weak, weak_strides, values, values_strides,
+    gradient, gradient_strides, noise, noise_strides, out, out_strides, t, table, steps, limits,
+    rank, scale, eta, guidance, count, positions,
     METHOD: tl.constexpr, VARIANCE: tl.constexpr, TARGET: tl.constexpr, NOISE_KIND: tl.constexpr,
-    PUSHED: tl.constexpr, MIXED: tl.constexpr, LIMITED: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
+    LIMIT: tl.constexpr, PUSHED: tl.constexpr, MIXED: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """out = the ancestral or DDIM step of x in float32, with predicted = weak + guidance (predicted - weak) if MIXED.
 
-    The predicted x0 is held within the image's `limit` and divided by it; no noise at step 0.
+    The predicted x0 is held within one, or within the image's limit, given or found here, and divided by it. There is
+    no noise at step 0.
     """
     blocks = tl.cdiv(count, BLOCK)
     image = tl.program_id(0) // blocks
@@ -83,14 +125,12 @@ def guided_step_kernel(
     step = tl.load(t + image)
     valid = (step >= 0) & (step < steps)
     row = table + step * TABLE_WIDTH
-    here = read(x, x_strides, image, i, inside, positions, FLAT)
-    seen = read(predicted, predicted_strides, image, i, inside, positions, FLAT)
-    if MIXED:
-        other = read(weak, weak_strides, image, i, inside, positions, FLAT)
-        seen = other + guidance * (seen - other)
-    x0 = clean_image(here, seen, row, valid, TARGET)
-    if LIMITED:
-        bound = tl.load(limit + image)
+    here, x0 = clean_image(x, x_strides, predicted, predicted_strides, weak, weak_strides, guidance, row, valid,
+                           image, i, inside, positions, TARGET, MIXED, FLAT)  # fmt: skip
+    if LIMIT == "one":
+        x0 = tl.where(x0 > 1.0, 1.0, tl.where(x0 < -1.0, -1.0, x0))
+    elif LIMIT != "none":
+        bound = tl.load(limits + image) if LIMIT == "given" else quantile_limit(x0, inside, rank)
         x0 = tl.where(x0 > bound, bound, tl.where(x0 < -bound, -bound, x0)) / bound
     push = tl.zeros([BLOCK], tl.float32)
     if PUSHED:
@@ -112,36 +152,41 @@ def guided_step_kernel(
     tl.store(out + where, moved.to(out.dtype.element_ty), inside)
 
 
-def guided_step(
-    x: Tensor,
-    predicted: Tensor,
-    values: Tensor | None,
-    t: Tensor,
-    table: Tensor,
-    gradient: Tensor | None,
-    scale: float,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    method: str,
-    eta: float,
-    variance: str,
-    limit: Tensor | None,
-    target: str,
-    weak: Tensor | None,
-    guidance: float,
-    out: Tensor,
-) -> None:
+def guided_step(step: Step, out: Tensor) -> None:
     """Fills `out` [B, C, P] with the images one step earlier; absent operands are never read."""
-    images, count = len(x), x.shape[1] * x.shape[2]
-    if method == "ddim" and eta == 0:
-        noise, seed = None, None
+    x, (predicted, values) = step.x, halves(step.prediction, step.x.shape[1])
+    weak = None if step.unconditional is None else halves(step.unconditional, x.shape[1])[0]
+    noise, seed = (None, None) if step.method == "ddim" and step.eta == 0 else (step.noise, step.seed)
     kind = "given" if noise is not None else "drawn" if seed is not None else "none"
-    operands = [x if operand is None else operand for operand in (values, gradient, seed if noise is None else noise)]
+    seen = strided(x, predicted, x if weak is None else weak)
+    rest = [x if operand is None else operand for operand in (values, step.gradient, seed if noise is None else noise)]
+    flat = all_flat([x, predicted, values, step.gradient, noise, weak, out])
+    sizes = (step.guidance, x[0].numel(), x.shape[2])
+    flags = {"TARGET": step.target, "MIXED": weak is not None, "FLAT": flat}
+    limit, limits, cut = limit_of(step, seen, sizes, flags)
     with launch_on(x):
-        guided_step_kernel[(images * triton.cdiv(count, BLOCK),)](
-            *strided(x, predicted, *operands, x if weak is None else weak, out),
-            t, table, len(table), table if limit is None else limit, scale, eta, guidance, count, x.shape[2],
-            METHOD=method, VARIANCE=variance, TARGET=target, NOISE_KIND=kind,
-            PUSHED=gradient is not None, MIXED=weak is not None, LIMITED=limit is not None,
-            FLAT=all_flat([x, predicted, values, gradient, noise, weak, out]), BLOCK=BLOCK, num_warps=WARPS,
+        guided_step_kernel[(len(x) * triton.cdiv(sizes[1], cut["BLOCK"]),)](
+            *seen, *strided(*rest, out), step.t, step.table, len(step.table), limits,
+            step.rank(), step.scale, step.eta, *sizes,
+            METHOD=step.method, VARIANCE=step.variance, NOISE_KIND=kind, LIMIT=limit,
+            PUSHED=step.gradient is not None, **flags, **cut,
         )  # fmt: skip
+
+
+def limit_of(
+    step: Step, seen: list[Any], sizes: tuple[float, int, int], flags: dict[str, Any]
+) -> tuple[str, Tensor, dict[str, int]]:
+    """How x0 is bounded, each image's limit where it must be known before, and how the step is cut."""
+    _, count, _ = sizes
+    if step.clip != "quantile":
+        return step.clip, step.table, {"BLOCK": BLOCK, "num_warps": WARPS}
+    if count <= HELD:
+        block = max(BLOCK, triton.next_power_of_2(count))
+        return "found", step.table, {"BLOCK": block, "num_warps": block * WARPS // BLOCK}
+    limits = torch.empty(len(step.x), dtype=torch.float32, device=step.x.device)
+    with launch_on(step.x):
+        limits_kernel[(len(step.x),)](
+            *seen, step.t, step.table, len(step.table), limits, step.rank(), *sizes, **flags, BLOCK=SEARCHED,
+            num_warps=16,
+        )  # fmt: skip
+    return "given", limits, {"BLOCK": BLOCK, "num_warps": WARPS}

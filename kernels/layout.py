@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["BLOCK", "WARPS", "all_flat", "block_offsets", "given_of", "launch_on", "read", "strided"]
+__all__ = ["BLOCK", "WARPS", "all_flat", "block_offsets", "blocks_of", "given_of", "launch_on", "read", "strided"]
 
 BLOCK = 1024
 WARPS = 4
@@ -38,6 +38,11 @@ def all_flat(tensors: Sequence[Tensor | None]) -> bool:
 def strided(*tensors: Tensor) -> list[Any]:
     """Each tensor followed by its strides: how kernels take them."""
     return [argument for tensor in tensors for argument in (tensor, tensor.stride())]
+
+
+def blocks_of(images: Tensor) -> int:
+    """How many blocks each of the images [B, C, P] is cut into."""
+    return int(triton.cdiv(images.shape[1] * images.shape[2], BLOCK))
 
 
 def given_of(noise: Tensor | None, seed: Tensor | None) -> Tensor:

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gdui.kernels.layout import BLOCK, WARPS, all_flat, block_offsets, given_of, launch_on, read, strided
+from gdui.kernels.layout import BLOCK, WARPS, all_flat, block_offsets, blocks_of, given_of, launch_on, read, strided
 from gdui.kernels.philox import standard_normal
 from gdui.kernels.tables import TRAINING, WIDTH, Column
 
@@ -41,10 +41,9 @@ def noise_images_kernel(
 
 def noise_images(x0: Tensor, t: Tensor, table: Tensor, noise: Tensor | None, seed: Tensor | None, out: Tensor) -> None:
     """Fills `out` [B, C, P] with the noisy images of `x0` [B, C, P] at `t` [B]."""
-    images, channels, positions = x0.shape
-    count = channels * positions
+    _, channels, positions = x0.shape
     with launch_on(x0):
-        noise_images_kernel[(images * triton.cdiv(count, BLOCK),)](
-            *strided(x0, given_of(noise, seed), out), t, table, len(table), count, positions,
+        noise_images_kernel[(len(x0) * blocks_of(x0),)](
+            *strided(x0, given_of(noise, seed), out), t, table, len(table), channels * positions, positions,
             DRAWN=noise is None, FLAT=all_flat([x0, noise, out]), BLOCK=BLOCK, num_warps=WARPS,
         )  # fmt: skip

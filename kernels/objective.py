@@ -1,15 +1,17 @@
 """The denoising loss: every image's sum in one pass, the prediction's gradient in another, nothing kept in between."""
 
 import math
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from gdui.kernels.layout import BLOCK, WARPS, all_flat, block_offsets, given_of, launch_on, read, strided
+from gdui.kernels.layout import BLOCK, WARPS, all_flat, block_offsets, blocks_of, given_of, launch_on, read, strided
 from gdui.kernels.likelihood import surprise
 from gdui.kernels.philox import standard_normal
+from gdui.kernels.reference_diffusion import Denoising, halves
 from gdui.kernels.tables import TRAINING, WIDTH, Column
 
 __all__ = ["denoising_loss", "denoising_loss_backward"]
@@ -83,7 +85,7 @@ def denoising_loss_kernel(
     KIND: tl.constexpr, TARGET: tl.constexpr, WEIGHTING: tl.constexpr,
     DRAWN: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """sums[image, block] = Σ weight error² + bound_scale Σ bound, in float32; the bound is that of improved DDPM.
+    """sums[image, block] = Σ (weight error² + bound_scale bound) / count, in float32; the bound is improved DDPM's.
 
     bound = ½(e^r - 1 - r + slope² error² / variance), r the log of true over predicted variance; at step 0 the
     surprise.
@@ -113,17 +115,21 @@ def denoising_loss_kernel(
             apart = away * away * tl.exp(-small - share * span)
             bound = 0.5 * (excess(-share * span) + apart)
         total += tl.where(inside, bound_scale * bound, 0.0)
-    tl.store(sums + tl.program_id(0), tl.sum(total, 0))
+    tl.store(sums + tl.program_id(0), tl.sum(total, 0) / (1.0 * count))
 
 
 @triton.jit
 def denoising_loss_backward_kernel(
     predicted, predicted_strides, values, values_strides, x0, x0_strides, noise, noise_strides,
-    t, table, steps, dloss, dpredicted, dpredicted_strides, dvalues, dvalues_strides, bound_scale, count, positions,
-    KIND: tl.constexpr, TARGET: tl.constexpr, WEIGHTING: tl.constexpr,
+    t, table, steps, dloss, dloss_strides, dpredicted, dpredicted_strides, dvalues, dvalues_strides,
+    bound_scale, count, positions,
+    KIND: tl.constexpr, TARGET: tl.constexpr, WEIGHTING: tl.constexpr, LEARNED: tl.constexpr,
     DRAWN: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The derivative of what `denoising_loss_kernel` sums, times dloss / count; drawn noise is drawn again."""
+    """The derivative of what `denoising_loss_kernel` sums, times dloss; drawn noise is drawn again.
+
+    LEARNED says that there are values of the variance, whose derivative is zero where the loss has no bound.
+    """
     blocks = tl.cdiv(count, BLOCK)
     image = tl.program_id(0) // blocks
     start = (tl.program_id(0) % blocks) * BLOCK
@@ -132,10 +138,11 @@ def denoising_loss_backward_kernel(
     step = tl.load(t + image)
     valid = (step >= 0) & (step < steps)
     row = table + step * TABLE_WIDTH
-    above = tl.load(dloss + image).to(tl.float32) / (1.0 * count)
+    above = tl.load(dloss + image * dloss_strides[0]).to(tl.float32) / (1.0 * count)
     error = errors(predicted, predicted_strides, x0, x0_strides, noise, noise_strides, row, valid, image, start, count,
                    positions, TARGET, DRAWN, FLAT, BLOCK)  # fmt: skip
     by_predicted = tl.zeros([BLOCK], tl.float32)
+    by_values = tl.zeros([BLOCK], tl.float32)
     if KIND != "vlb":
         weight = weight_of(tl.load(row + SNR, valid, float("nan")), TARGET, WEIGHTING)
         by_predicted += 2.0 * above * weight * error
@@ -153,62 +160,42 @@ def denoising_loss_backward_kernel(
         if KIND == "vlb":
             by_predicted += above * bound_scale * slope * by_away
         by_values = above * bound_scale * 0.5 * span * by_log_variance
+    if LEARNED:
         where = block_offsets(image, i, positions, dvalues_strides, FLAT)
         tl.store(dvalues + where, by_values.to(dvalues.dtype.element_ty), inside)
     where = block_offsets(image, i, positions, dpredicted_strides, FLAT)
     tl.store(dpredicted + where, by_predicted.to(dpredicted.dtype.element_ty), inside)
 
 
-def denoising_loss(
-    predicted: Tensor,
-    values: Tensor | None,
-    x0: Tensor,
-    t: Tensor,
-    table: Tensor,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    kind: str,
-    target: str,
-    weighting: str,
-) -> Tensor:
+def denoising_loss(given: Denoising) -> Tensor:
     """Each image's loss [B]; images are [B, C, P]."""
-    images, count = len(x0), x0.shape[1] * x0.shape[2]
-    sums = torch.empty((images, triton.cdiv(count, BLOCK)), dtype=torch.float32, device=x0.device)
-    inputs = strided(predicted, predicted if values is None else values, x0, given_of(noise, seed))
-    with launch_on(x0):
-        denoising_loss_kernel[(sums.numel(),)](
-            *inputs, t, table, len(table), sums, bound_scale(kind, table), count, x0.shape[2],
-            KIND=kind, TARGET=target, WEIGHTING=weighting, DRAWN=noise is None,
-            FLAT=all_flat([predicted, values, x0, noise]), BLOCK=BLOCK, num_warps=WARPS,
-        )  # fmt: skip
-    return sums.sum(1) / count
+    sums = torch.empty(len(given.x0), blocks_of(given.x0), dtype=torch.float32, device=given.x0.device)
+    inputs, sizes, flags = launch_of(given)
+    with launch_on(given.x0):
+        denoising_loss_kernel[(sums.numel(),)](*inputs, sums, *sizes, **flags)
+    return sums.sum(1)
 
 
-def denoising_loss_backward(
-    dloss: Tensor,
-    predicted: Tensor,
-    values: Tensor | None,
-    x0: Tensor,
-    t: Tensor,
-    table: Tensor,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    kind: str,
-    target: str,
-    weighting: str,
-    dpredicted: Tensor,
-    dvalues: Tensor | None,
-) -> None:
-    """Fills the gradients by the prediction and, where the loss has a bound, by the variance's values."""
-    images, count = len(x0), x0.shape[1] * x0.shape[2]
-    inputs = strided(predicted, predicted if values is None else values, x0, given_of(noise, seed))
-    outputs = strided(dpredicted, dpredicted if dvalues is None else dvalues)
-    with launch_on(x0):
-        denoising_loss_backward_kernel[(images * triton.cdiv(count, BLOCK),)](
-            *inputs, t, table, len(table), dloss.contiguous(), *outputs, bound_scale(kind, table), count, x0.shape[2],
-            KIND=kind, TARGET=target, WEIGHTING=weighting, DRAWN=noise is None,
-            FLAT=all_flat([predicted, values, x0, noise, dpredicted, dvalues]), BLOCK=BLOCK, num_warps=WARPS,
-        )  # fmt: skip
+def denoising_loss_backward(dloss: Tensor, given: Denoising, out: Tensor) -> None:
+    """Fills the gradient [B, C or 2C, P] by the prediction."""
+    inputs, sizes, flags = launch_of(given, out)
+    dpredicted, dvalues = halves(out, given.x0.shape[1])
+    outputs = strided(dloss, dpredicted, dpredicted if dvalues is None else dvalues)
+    with launch_on(given.x0):
+        denoising_loss_backward_kernel[(len(out) * blocks_of(given.x0),)](
+            *inputs, *outputs, *sizes, LEARNED=dvalues is not None, **flags
+        )
+
+
+def launch_of(given: Denoising, *others: Tensor) -> tuple[list[Any], tuple[float, int, int], dict[str, Any]]:
+    """What both kernels are handed: the tensors they read, numbers, and compile-time flags; `others` they write."""
+    predicted, values = halves(given.prediction, given.x0.shape[1])
+    images = strided(predicted, predicted if values is None else values, given.x0, given_of(given.noise, given.seed))
+    flat = all_flat([predicted, values, given.x0, given.noise, *others])
+    flags = {"KIND": given.kind, "TARGET": given.target, "WEIGHTING": given.weighting, "DRAWN": given.noise is None}
+    sizes = bound_scale(given.kind, given.table), given.x0[0].numel(), given.x0.shape[2]
+    steps = [given.t, given.table, len(given.table)]
+    return [*images, *steps], sizes, flags | {"FLAT": flat, "BLOCK": BLOCK, "num_warps": WARPS}
 
 
 def bound_scale(kind: str, table: Tensor) -> float:

@@ -4,6 +4,7 @@ Arithmetic is in the type of the table, a schedule's, whose columns are `tables.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,17 +12,63 @@ from torch import Tensor
 from gdui.kernels.tables import SAMPLING, TRAINING, Column
 
 __all__ = [
+    "Denoising",
+    "Step",
     "at",
     "denoising_loss",
     "denoising_loss_backward",
-    "dynamic_limit",
     "guided_step",
+    "halves",
     "noise_images",
     "philox",
     "standard_normal",
 ]
 
 MASK = 0xFFFFFFFF
+
+
+class Denoising(NamedTuple):
+    """What a denoising loss is made of, in the order of the op's arguments."""
+
+    prediction: Tensor
+    x0: Tensor
+    t: Tensor
+    table: Tensor
+    noise: Tensor | None
+    seed: Tensor | None
+    kind: str
+    target: str
+    weighting: str
+
+
+class Step(NamedTuple):
+    """What a sampling step is made of, in the order of the op's arguments."""
+
+    x: Tensor
+    prediction: Tensor
+    t: Tensor
+    table: Tensor
+    gradient: Tensor | None
+    scale: float
+    noise: Tensor | None
+    seed: Tensor | None
+    method: str
+    eta: float
+    variance: str
+    clip: str  # "none", "one", or "quantile" of the image's own size
+    quantile: float
+    target: str
+    unconditional: Tensor | None
+    guidance: float
+
+    def rank(self) -> int:
+        """Which of an image's numbers, by size, is the quantile; the smallest is the first."""
+        return max(1, math.ceil(self.quantile * math.prod(self.x.shape[1:])))
+
+
+def halves(prediction: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """What is predicted of images of so many channels and, if there are twice as many, the values of its variance."""
+    return prediction[:, :channels], prediction[:, channels:] if prediction.shape[1] > channels else None
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor], rounds: int = 10) -> tuple[Tensor, ...]:
@@ -64,21 +111,12 @@ def noise_images(
     return (at(table, t, Column.SIGNAL, x0) * clean + at(table, t, Column.NOISE, x0) * drawn).to(x0.dtype)
 
 
-def denoising_loss(
-    prediction: Tensor,
-    x0: Tensor,
-    t: Tensor,
-    table: Tensor,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    kind: str,
-    target: str,
-    weighting: str,
-) -> Tensor:
+def denoising_loss(given: Denoising) -> Tensor:
     """Each image's loss [B]: the mean square of the error, the variational bound in bits for each number, or their sum.
 
     The formulas are those of improved DDPM (Nichol & Dhariwal 2021); min-SNR and P2 weigh the mean square alone.
     """
+    prediction, x0, t, table, noise, seed, kind, target, weighting = given
     clean = x0.to(table.dtype)
     noise = training_noise(clean, noise, seed)
     channels = x0.shape[1]
@@ -96,22 +134,12 @@ def denoising_loss(
     return error + bound * (len(table) / 1000 if kind == "rescaled_hybrid" else 1.0)
 
 
-def denoising_loss_backward(
-    dloss: Tensor,
-    prediction: Tensor,
-    x0: Tensor,
-    t: Tensor,
-    table: Tensor,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    kind: str,
-    target: str,
-    weighting: str,
-) -> Tensor:
+def denoising_loss_backward(dloss: Tensor, given: Denoising) -> Tensor:
     """The gradient of `denoising_loss` by the prediction.
 
     With error = prediction - truth, the two posterior means are slope error apart, whatever the target.
     """
+    prediction, x0, t, table, noise, seed, kind, target, weighting = given
     channels, clean = x0.shape[1], x0.to(table.dtype)
     error = prediction[:, :channels].to(table.dtype) - truth_of(
         clean, training_noise(clean, noise, seed), t, table, target
@@ -152,63 +180,45 @@ def surprise_slopes(x: Tensor, away: Tensor, log_variance: Tensor) -> tuple[Tens
     return by_away, 0.5 * (upper_z * upper_density - lower_z * lower_density) * share
 
 
-def guided_step(
-    x: Tensor,
-    prediction: Tensor,
-    t: Tensor,
-    table: Tensor,
-    gradient: Tensor | None,
-    scale: float,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    method: str,
-    eta: float,
-    variance: str,
-    limit: Tensor | None,
-    target: str,
-    unconditional: Tensor | None,
-    guidance: float,
-) -> Tensor:
-    """x one step earlier: a draw from p(x' | x) moved by the gradient (Dhariwal & Nichol 2021), or DDIM's step.
-
-    `limit` [B] bounds the predicted x0, which is then divided by it; the two predictions are mixed first.
-    """
-    x_t = x.to(table.dtype)
-    channels = x.shape[1]
-    predicted = mixed(prediction[:, :channels], unconditional, guidance, table.dtype)
-    x0 = bounded(predicted_x0(predicted, x_t, t, table, target), limit)
-    push = scale * gradient.to(table.dtype) if gradient is not None else torch.zeros_like(x_t)
-    if noise is None and seed is not None:
-        noise = standard_normal(seed, t, SAMPLING, x.shape)
+def guided_step(step: Step) -> Tensor:
+    """x one step earlier: a draw from p(x' | x) moved by the gradient (Dhariwal & Nichol 2021), or DDIM's step."""
+    x, t, table, noise = step.x, step.t, step.table, step.noise
+    x_t, channels = x.to(table.dtype), x.shape[1]
+    x0 = bounded(step, clean_image(step))
+    push = step.scale * step.gradient.to(table.dtype) if step.gradient is not None else torch.zeros_like(x_t)
+    if noise is None and step.seed is not None:
+        noise = standard_normal(step.seed, t, SAMPLING, x.shape)
     drawn = noise.to(table.dtype) if noise is not None else torch.zeros_like(x_t)
     drawn = torch.where((t == 0).view(-1, *(1,) * (x.ndim - 1)), 0.0, drawn)
-    if method == "ancestral":
-        log_variance, variances = step_variance(prediction[:, channels:].to(table.dtype), x, t, table, variance)
+    if step.method == "ancestral":
+        values = step.prediction[:, channels:].to(table.dtype)
+        log_variance, variances = step_variance(values, x, t, table, step.variance)
         mean = posterior_mean(x0, x_t, t, table) + variances * push
         return (mean + torch.exp(0.5 * log_variance) * drawn).to(x.dtype)
     ratio, inverse = at(table, t, Column.NOISE_RATIO, x), at(table, t, Column.INVERSE_SIGNAL, x)
     eps = (inverse * x_t - x0) / ratio - at(table, t, Column.NOISE, x) * push
     x0 = inverse * x_t - ratio * eps
-    sigma = eta * at(table, t, Column.DDIM_SIGMA, x)
+    sigma = step.eta * at(table, t, Column.DDIM_SIGMA, x)
     direction = torch.sqrt(at(table, t, Column.PREVIOUS_NOISE_VARIANCE, x) - sigma**2)
     return (at(table, t, Column.PREVIOUS_SIGNAL, x) * x0 + direction * eps + sigma * drawn).to(x.dtype)
 
 
-def dynamic_limit(
-    x: Tensor,
-    prediction: Tensor,
-    t: Tensor,
-    table: Tensor,
-    quantile: float,
-    target: str,
-    unconditional: Tensor | None,
-    guidance: float,
-) -> Tensor:
-    """The given quantile of each image's predicted |x0|, at least one (dynamic thresholding, Saharia et al. 2022)."""
-    predicted = mixed(prediction[:, : x.shape[1]], unconditional, guidance, table.dtype)
-    size = predicted_x0(predicted, x.to(table.dtype), t, table, target).abs().flatten(1)
-    rank = max(1, math.ceil(quantile * size.shape[1]))
-    return torch.kthvalue(size, rank, dim=1).values.clamp(min=1.0) if len(x) else size.new_ones(0)
+def clean_image(step: Step) -> Tensor:
+    """The x0 that the step's prediction means; of two predictions, their mixture."""
+    x, dtype = step.x, step.table.dtype
+    predicted = mixed(step.prediction[:, : x.shape[1]], step.unconditional, step.guidance, dtype)
+    return predicted_x0(predicted, x.to(dtype), step.t, step.table, step.target)
+
+
+def bounded(step: Step, x0: Tensor) -> Tensor:
+    """x0 held within one, or within a quantile of its size and divided by it (dynamic thresholding, Saharia 2022)."""
+    if step.clip == "none" or not x0.numel():
+        return x0
+    if step.clip == "one":
+        return x0.clamp(-1, 1)
+    limit = torch.kthvalue(x0.abs().flatten(1), step.rank(), dim=1).values.clamp(min=1.0)
+    limit = limit.view(-1, *(1,) * (x0.ndim - 1))
+    return torch.maximum(torch.minimum(x0, limit), -limit) / limit
 
 
 def mixed(prediction: Tensor, unconditional: Tensor | None, guidance: float, dtype: torch.dtype) -> Tensor:
@@ -226,14 +236,6 @@ def predicted_x0(predicted: Tensor, x_t: Tensor, t: Tensor, table: Tensor, targe
     if target == "v":
         return at(table, t, Column.SIGNAL, x_t) * x_t - at(table, t, Column.NOISE, x_t) * predicted
     return predicted
-
-
-def bounded(x0: Tensor, limit: Tensor | None) -> Tensor:
-    """x0 within ±limit, divided by it."""
-    if limit is None:
-        return x0
-    bound = limit.to(x0.dtype).view(-1, *(1,) * (x0.ndim - 1))
-    return torch.maximum(torch.minimum(x0, bound), -bound) / bound
 
 
 def posterior_mean(x0: Tensor, x_t: Tensor, t: Tensor, table: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -20,10 +21,10 @@ class Compiled:
     shared: int
     ptx: str
 
-    def widest_load(self) -> int:
-        """Bytes of the widest load from global memory."""
-        loads = re.findall(r"ld\.global(?:\.\w+)*?(?:\.v(\d))?\.[bfus](\d+)", self.ptx)
-        return max((int(lanes or 1) * int(bits) // 8 for lanes, bits in loads), default=0)
+    def accesses(self, instruction: str) -> Counter[int]:
+        """How many loads ("ld") or stores ("st") of global memory there are of each number of bytes."""
+        found = re.findall(rf"\b{instruction}\.global(?:\.\w+)*?(?:\.v(\d))?\.[bfus](\d+)", self.ptx)
+        return Counter(int(lanes or 1) * int(bits) // 8 for lanes, bits in found)
 
 
 def compile_ahead(

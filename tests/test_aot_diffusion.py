@@ -17,15 +17,31 @@ LAST = ("i32:16", "1", "i32")
 SIZES = {"count": "i32:16", "positions": "i32:16"}
 STEPS = {"t": "*i64", "table": "*fp32", "steps": "i32"}
 TYPES = ["fp32", "bf16", "fp16"]
+SHARED = 8 * 1024  # bytes for each 1024 numbers of a block
 
 
-def check(kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], architecture: int, registers: int) -> None:
-    built = compile_ahead(kernel, arguments, constants | {"BLOCK": 1024}, architecture)
+def check(
+    kernel: Any,
+    arguments: dict[str, Any],
+    constants: dict[str, Any],
+    architecture: int,
+    registers: int,
+    *,
+    read: int,
+    written: int,
+    warps: int = 4,
+) -> None:
+    """Nothing spills; with FLAT all elements of so many images read and written go by 16 bytes at a time."""
+    constants = {"BLOCK": 1024} | constants
+    built = compile_ahead(kernel, arguments, constants, architecture, warps)
     assert built.spilled == 0
     assert built.registers <= registers
-    assert built.shared <= 8 * 1024
+    assert built.shared <= SHARED * constants["BLOCK"] // 1024
     if constants["FLAT"]:
-        assert built.widest_load() == 16
+        size = {"*fp32": 4, "*bf16": 2, "*fp16": 2}[arguments.get("x0", arguments.get("x"))]
+        vectors = constants["BLOCK"] * size // (warps * 32 * 16)
+        assert built.accesses("ld")[16] >= read * vectors
+        assert built.accesses("st")[16] >= written * vectors
 
 
 def images(names: list[str], kind: str, flat: bool) -> dict[str, Any]:
@@ -40,23 +56,25 @@ def images(names: list[str], kind: str, flat: bool) -> dict[str, Any]:
 def test_noise_images(architecture: int, kind: str, flat: bool) -> None:
     arguments = images(["x0"], kind, flat) | {"noise": "*i64", "noise_strides": ("1",)}
     arguments |= images(["out"], kind, flat) | STEPS | SIZES
-    check(noising.noise_images_kernel, arguments, {"DRAWN": True, "FLAT": flat}, architecture, registers=64)
+    check(noising.noise_images_kernel, arguments, {"DRAWN": True, "FLAT": flat}, architecture, 64, read=1, written=1)
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("loss", ["simple", "hybrid", "vlb"])
-@pytest.mark.parametrize("kind", TYPES[:2])
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_denoising_loss(architecture: int, kind: str, loss: str, backward: bool) -> None:
     arguments = images(["predicted", "values", "x0"], kind, True) | {"noise": "*i64", "noise_strides": ("1",)} | STEPS
     if backward:
-        arguments |= {"dloss": "*fp32"} | images(["dpredicted", "dvalues"], kind, True)
+        arguments |= {"dloss": "*fp32", "dloss_strides": ("1",)} | images(["dpredicted", "dvalues"], kind, True)
     else:
         arguments |= {"sums": "*fp32"}
     arguments |= {"bound_scale": "fp32"} | SIZES
     constants = {"KIND": loss, "TARGET": "eps", "WEIGHTING": "min_snr" if loss != "vlb" else "none"}
     kernel = objective.denoising_loss_backward_kernel if backward else objective.denoising_loss_kernel
-    check(kernel, arguments, constants | {"DRAWN": True, "FLAT": True}, architecture, registers=72 if backward else 56)
+    constants |= {"DRAWN": True, "FLAT": True} | ({"LEARNED": True} if backward else {})
+    read, written = 1 if loss == "simple" else 2, 2 * backward
+    check(kernel, arguments, constants, architecture, 72 if backward else 56, read=read, written=written)
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
@@ -64,23 +82,38 @@ def test_denoising_loss_of_a_single_number(backward: bool) -> None:
     """Images of one element and a schedule of one step: Triton makes arguments that are 1 into constants."""
     arguments = images(["predicted", "values", "x0", "noise"], "fp32", True)
     arguments |= {"t": "*i64", "table": "*fp32", "steps": "1"}
-    arguments |= {"dloss": "*fp32"} | images(["dpredicted", "dvalues"], "fp32", True) if backward else {"sums": "*fp32"}
+    back = {"dloss": "*fp32", "dloss_strides": ("1",)} | images(["dpredicted", "dvalues"], "fp32", True)
+    arguments |= back if backward else {"sums": "*fp32"}
     arguments |= {"bound_scale": "fp32", "count": "1", "positions": "1"}
     constants = {"KIND": "hybrid", "TARGET": "v", "WEIGHTING": "p2", "DRAWN": False, "FLAT": True, "BLOCK": 1024}
+    constants |= {"LEARNED": True} if backward else {}
     kernel = objective.denoising_loss_backward_kernel if backward else objective.denoising_loss_kernel
     assert compile_ahead(kernel, arguments, constants, ARCHITECTURES[0]).spilled == 0
 
 
+def step_arguments(kind: str, flat: bool) -> dict[str, Any]:
+    arguments = images(["x", "predicted", "weak", "values", "gradient"], kind, flat)
+    arguments |= {"noise": "*i64", "noise_strides": ("1",)} | images(["out"], kind, flat) | STEPS
+    arguments |= {"limits": "*fp32", "rank": "i32", "scale": "fp32", "eta": "fp32", "guidance": "fp32"}
+    return arguments | SIZES
+
+
+@pytest.mark.parametrize("limit", ["one", "given", "found"])
 @pytest.mark.parametrize("method", ["ancestral", "ddim"])
-@pytest.mark.parametrize("kind", TYPES[:2])
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_guided_step(architecture: int, kind: str, method: str) -> None:
-    arguments = images(["x", "predicted", "values", "gradient"], kind, True) | {
-        "noise": "*i64",
-        "noise_strides": ("1",),
-    }
-    arguments |= images(["weak", "out"], kind, True) | STEPS | {"limit": "*fp32"}
-    arguments |= {"scale": "fp32", "eta": "fp32", "guidance": "fp32"} | SIZES
-    constants = {"METHOD": method, "VARIANCE": "learned_range", "TARGET": "eps", "NOISE_KIND": "drawn"}
-    constants |= {"PUSHED": True, "MIXED": True, "LIMITED": True, "FLAT": True}
-    check(guidance.guided_step_kernel, arguments, constants, architecture, registers=64)
+def test_guided_step(architecture: int, kind: str, method: str, limit: str) -> None:
+    constants = {"METHOD": method, "VARIANCE": "learned_range", "TARGET": "eps", "NOISE_KIND": "drawn", "LIMIT": limit}
+    constants |= {"PUSHED": True, "MIXED": True, "FLAT": True, "BLOCK": guidance.HELD if limit == "found" else 1024}
+    warps = 4 * constants["BLOCK"] // 1024
+    check(guidance.guided_step_kernel, step_arguments(kind, True), constants, architecture, 64, read=5, written=1,
+          warps=warps)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_limits(architecture: int, kind: str) -> None:
+    arguments = images(["x", "predicted", "weak"], kind, True) | STEPS
+    arguments |= {"limits": "*fp32", "rank": "i32", "guidance": "fp32"} | SIZES
+    constants = {"TARGET": "eps", "MIXED": True, "FLAT": True, "BLOCK": guidance.SEARCHED}
+    check(guidance.limits_kernel, arguments, constants, architecture, 64, read=3, written=0, warps=16)

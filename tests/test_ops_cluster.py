@@ -13,7 +13,7 @@ from torch import Tensor
 from gdui import ops
 from gdui.kernels import reference
 from gdui.ops import dispatch
-from gdui.ops.cluster import TRITON_CLUSTERS, double_softmax_loss_op
+from gdui.ops.cluster import TRITON_CLUSTERS, double_softmax_loss_backward_op, double_softmax_loss_op
 
 BACKENDS = runnable(native=True)
 SHAPES = [(1, 1, 1), (3, 50, 7), (2, 17, 16), (1, 300, 33), (2, 5, 1000), (1, 2, 4097), (0, 4, 3), (2, 0, 3)]
@@ -138,6 +138,8 @@ def test_registered_as_torch_wants_it() -> None:
     logits, targets = heads((1, 6, 5), "cpu")
     for backend in ("reference", "native"):
         torch.library.opcheck(double_softmax_loss_op, (logits[0].float().requires_grad_(), targets[0], backend))
+        arguments = (logits[0].float().detach(), targets[0], torch.ones(6), backend)
+        torch.library.opcheck(double_softmax_loss_backward_op, arguments)
 
 
 def test_compiles_as_one_graph() -> None:

@@ -111,7 +111,8 @@ def test_reference_gradients_in_float64() -> None:
 
 def test_registered_as_torch_wants_it() -> None:
     q, k, queue = (value.float() for value in vectors(3, 11, 5, "cpu"))
-    torch.library.opcheck(info_nce_op, (q.requires_grad_(), k.requires_grad_(), queue, 0.2, "reference"))
+    for backend in ("reference", "native"):
+        torch.library.opcheck(info_nce_op, (q.requires_grad_(), k.requires_grad_(), queue, 0.2, backend))
 
 
 def test_compiles_as_one_graph() -> None:

@@ -1,5 +1,6 @@
 """guided_step: published numbers, the distributions it stands for, and one meaning on every backend."""
 
+import math
 from typing import Any
 
 import pytest
@@ -79,13 +80,35 @@ def test_guidance_moves_away_from_the_weaker_prediction() -> None:
     torch.testing.assert_close(by_op, ops.guided_step(x, mixed, t, SCHEDULE, noise=noise))
 
 
-def test_dynamic_thresholding_scales_by_a_quantile() -> None:
-    x, t = torch.zeros(2, 1, 10, 10, dtype=torch.float64), torch.tensor([0, 0])
-    said = torch.stack([torch.linspace(-4, 4, 100), torch.linspace(-0.5, 0.5, 100)]).double().view(x.shape)
-    out = ops.guided_step(x, said, t, SCHEDULE, method="ddim", target="x0", clip=0.9)
-    limit = said[0].abs().flatten().sort().values[89]
-    torch.testing.assert_close(out[0], said[0].clamp(-limit, limit) / limit)
-    torch.testing.assert_close(out[1], said[1])
+def thresholded(said: Tensor, backend: str, clip: float) -> Tensor:
+    """What becomes of the x0 that was said, [B, 1, ...]: DDIM's last step gives it as it is."""
+    t = torch.zeros(len(said), dtype=torch.int64, device=said.device)
+    return ops.guided_step(torch.zeros_like(said), said, t, SCHEDULE, method="ddim", target="x0", clip=clip,
+                           backend=backend)  # type: ignore[arg-type]  # fmt: skip
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.9, 1.0])
+@pytest.mark.parametrize("side", [10, 97])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dynamic_thresholding_scales_by_a_quantile(backend: str, side: int, clip: float) -> None:
+    """Every quantile is the sorted image's own number, bit by bit: large and small ones, equal ones, none above one."""
+    count = side * side
+    wide = 10.0 ** torch.linspace(-30, 30, count) * torch.tensor([1, -1]).repeat(count)[:count]
+    images = [torch.linspace(-4, 4, count), torch.linspace(-0.5, 0.5, count), torch.full((count,), -3.0), wide]
+    said = torch.stack([image[torch.randperm(count)] for image in images]).view(4, 1, side, side)
+    out = thresholded(said.to(device_of(backend)), backend, clip).cpu()
+    rank = max(1, math.ceil(clip * count))
+    limit = said.abs().flatten(1).sort(1).values[:, rank - 1].clamp(min=1).view(4, 1, 1, 1)
+    torch.testing.assert_close(out, said.clamp(-limit, limit) / limit, rtol=3e-7, atol=1e-38)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_no_number_counts_as_the_largest(backend: str) -> None:
+    said = torch.arange(1.0, 101).view(1, 1, 10, 10)
+    said[0, 0, 9] = torch.nan
+    said = said.to(device_of(backend))
+    assert thresholded(said, backend, 0.9)[0, 0, 8, 9] == 1
+    assert thresholded(said, backend, 0.91).isnan().all()
 
 
 def test_the_first_step_adds_no_noise() -> None:
@@ -143,8 +166,8 @@ def test_it_compiles_whole_and_is_registered_as_pytorch_wants() -> None:
 
     assert torch.equal(torch.compile(run, fullgraph=True, backend="aot_eager")(x), run(x))
     arguments = (
-        x, prediction, t, table, gradient, 1.0, None, seed, "ancestral", 0.0, "learned_range", None, "eps", None, 1.0,
-        "auto",
+        x, prediction, t, table, gradient, 1.0, None, seed, "ancestral", 0.0, "learned_range", "quantile", 0.9, "eps",
+        None, 1.0, "auto",
     )  # fmt: skip
     torch.library.opcheck(torch.ops.gdui.guided_step.default, arguments)
 

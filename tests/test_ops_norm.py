@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gdui import ops
 from gdui.ops import dispatch
-from gdui.ops.norm import group_norm_op
+from gdui.ops.norm import group_norm_backward_op, group_norm_op
 
 BACKENDS = runnable(native=True)
 # Images, and groups: one channel a group, odd numbers, one group, more pixels than a block, one pixel, no image.
@@ -164,6 +164,9 @@ def test_registered_as_torch_wants_it() -> None:
     inputs = [value.float().requires_grad_() for value in (x.transpose(1, 2).contiguous(), *values[2:])]
     for backend in ("reference", "native"):
         torch.library.opcheck(group_norm_op, (*inputs, 3, 1e-5, True, backend))
+        x, gain, offset = (value.detach() for value in inputs)
+        back = (torch.ones_like(x), x, gain, offset, 0.1 * gain, torch.ones_like(gain), 3, True, backend)
+        torch.library.opcheck(group_norm_backward_op, back)
 
 
 def test_compiles_as_one_graph() -> None:

@@ -14,6 +14,7 @@ from torch.distributions import Normal, kl_divergence
 from gdui import ops
 from gdui.diffusion.schedule import Schedule
 from gdui.kernels import reference_diffusion as reference
+from gdui.kernels.reference_diffusion import Denoising
 
 BACKENDS = runnable(native=True)
 SCHEDULE = Schedule.from_name("cosine", 1000, "50")
@@ -112,11 +113,11 @@ def test_weights_are_those_of_their_papers() -> None:
 def test_the_gradient_is_the_loss_differentiated(kind: Any, target: Any, weighting: Any) -> None:
     prediction, x0, noise = inputs((3, 2, 3, 3))
     t, table = torch.tensor([0, 20, 49]), SCHEDULE.table(dtype=torch.float64)
-    options = (x0, t, table, noise, None, kind, target, weighting or "none")
+    rest = (x0, t, table, noise, None, kind, target, weighting or "none")
     above = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
     leaf = prediction.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(reference.denoising_loss(leaf, *options), leaf, above)
-    torch.testing.assert_close(reference.denoising_loss_backward(above, prediction, *options), expected)
+    (expected,) = torch.autograd.grad(reference.denoising_loss(Denoising(leaf, *rest)), leaf, above)
+    torch.testing.assert_close(reference.denoising_loss_backward(above, Denoising(prediction, *rest)), expected)
 
 
 @pytest.mark.parametrize("kind", ["simple", "vlb"])
@@ -197,6 +198,14 @@ def test_steps_and_seeds_may_have_any_strides(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_images_and_noise_count_as_given(backend: str) -> None:
+    prediction, x0, noise = (moved(value, backend) for value in inputs((2, 1, 3, 3)))
+    t = torch.tensor([0, 20], device=x0.device)
+    loss = ops.denoising_loss(prediction, x0.requires_grad_(), t, SCHEDULE, noise=noise, backend=backend)  # type: ignore[arg-type]
+    assert not loss.requires_grad
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_second_derivative_raises(backend: str) -> None:
     prediction, x0, noise = (moved(value, backend) for value in inputs((2, 1, 3, 3)))
     leaf, t = prediction.requires_grad_(), torch.tensor([0, 20], device=x0.device)
@@ -235,6 +244,8 @@ def test_it_compiles_whole_and_is_registered_as_pytorch_wants() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
     arguments = (prediction.requires_grad_(), x0, t, table, None, seed, "hybrid", "eps", "none", "auto")
     torch.library.opcheck(torch.ops.gdui.denoising_loss.default, arguments)
+    arguments = (torch.ones(2), prediction.detach(), *arguments[1:])
+    torch.library.opcheck(torch.ops.gdui.denoising_loss_backward.default, arguments)
 
 
 X0, T = torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])

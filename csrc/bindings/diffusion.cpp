@@ -119,10 +119,10 @@ void denoising_loss(const Array &predicted, const Maybe &values, const Array &x0
 
 void guided_step(const Array &x, const Array &predicted, const Maybe &values, const Whole &t, const Dense<float> &table,
                  const Maybe &gradient, float scale, const Maybe &noise, const std::optional<Whole> &seed,
-                 const std::string &method, float eta, const std::string &variance,
-                 const std::optional<Dense<float>> &limit, const std::string &target, const Maybe &unconditional,
-                 float guidance, Array out, int threads) {
-  using gdui::Method, gdui::Variance;
+                 const std::string &method, float eta, const std::string &variance, const std::string &clip,
+                 std::int64_t rank, const std::string &target, const Maybe &unconditional, float guidance, Array out,
+                 int threads) {
+  using gdui::Clip, gdui::Method, gdui::Variance;
   const gdui::Shape shape = shape_of(x);
   const gdui::Steps steps = steps_of(t, table, shape);
   gdui::Step step{};
@@ -130,6 +130,8 @@ void guided_step(const Array &x, const Array &predicted, const Maybe &values, co
   step.variance = named<Variance>(
       variance,
       {{"learned_range", Variance::learned}, {"fixed_small", Variance::small}, {"fixed_large", Variance::large}});
+  step.clip = named<Clip>(clip, {{"none", Clip::none}, {"one", Clip::one}, {"quantile", Clip::quantile}});
+  step.rank = rank;
   step.target = target_of(target);
   step.scale = scale, step.eta = eta, step.guidance = guidance;
   step.x = input(x, shape);
@@ -140,9 +142,10 @@ void guided_step(const Array &x, const Array &predicted, const Maybe &values, co
   step.noise = noise_of(noise, seed, shape);
   const bool needs_noise = step.method == Method::ancestral || eta != 0;
   if ((step.variance == Variance::learned && step.method == Method::ancestral && !values) ||
-      (needs_noise && !noise && !seed) || (limit && (limit->ndim() != 1 || limit->shape(0) != shape.images)))
-    throw std::invalid_argument("a step needs its variance's values and its noise, and limit must be (batch)");
-  step.limit = limit ? limit->data() : nullptr;
+      (needs_noise && !noise && !seed))
+    throw std::invalid_argument("a step needs its variance's values and its noise");
+  if (step.clip == Clip::quantile && (rank < 1 || rank > shape.count()))
+    throw std::invalid_argument("rank must be in [1, " + std::to_string(shape.count()) + "]");
   const gdui::Output to = output(out, shape);
   py::gil_scoped_release release;
   gdui::guided_step(shape, steps, step, to, threads);
@@ -158,6 +161,6 @@ void bindings::bind_diffusion(py::module_ &m) {
         exact("above"), exact("dpredicted"), exact("dvalues"), exact("out"), py::arg("threads"));
   m.def("guided_step", &guided_step, exact("x"), exact("predicted"), exact("values"), exact("t"), exact("table"),
         exact("gradient"), py::arg("scale"), exact("noise"), exact("seed"), py::arg("method"), py::arg("eta"),
-        py::arg("variance"), exact("limit"), py::arg("target"), exact("unconditional"), py::arg("guidance"),
+        py::arg("variance"), py::arg("clip"), py::arg("rank"), py::arg("target"), exact("unconditional"), py::arg("guidance"),
         exact("out"), py::arg("threads"));
 }

@@ -1,6 +1,6 @@
 """One step of sampling: what is predicted is bounded, steered by a gradient, and the next noise added, in one pass."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from gdui import _core
 from gdui.checks import in_range, one_of
 from gdui.kernels import reference_diffusion as reference
+from gdui.kernels.reference_diffusion import Step, halves
 from gdui.ops.dispatch import Backend, choose
 from gdui.ops.images import (
     Tabulated,
@@ -16,7 +17,6 @@ from gdui.ops.images import (
     check_noise,
     check_prediction,
     dense_like,
-    halves,
     per_image,
     planes,
     require_steps,
@@ -82,83 +82,54 @@ def guided_step(
         same_shape("gradient", gradient, x, "x")
     if method == "ancestral" or eta or noise is not None or seed is not None:
         seed = check_noise(noise, seed, x, "x")
-    table = table_of(schedule, x)
-    limit = limit_of(clip, x, prediction, t, table, target, unconditional, guidance)
+    if not isinstance(clip, bool):
+        in_range("clip", clip, 0.0, 1.0)
+    how, quantile = ("one" if clip else "none", 1.0) if isinstance(clip, bool) else ("quantile", float(clip))
     run = guided_step_op if torch.compiler.is_compiling() else compute
     out: Tensor = run(
-        x, prediction, t, table, gradient, float(scale), noise, seed, method, float(eta), variance, limit, target,
-        unconditional, float(guidance), backend,
+        x, prediction, t, table_of(schedule, x), gradient, float(scale), noise, seed, method, float(eta), variance, how,
+        quantile, target, unconditional, float(guidance), backend,
     )  # fmt: skip
     return out
 
 
-def limit_of(
-    clip: bool | float,
-    x: Tensor,
-    prediction: Tensor,
-    t: Tensor,
-    table: Tensor,
-    target: str,
-    unconditional: Tensor | None,
-    guidance: float,
-) -> Tensor | None:
-    """What each image's predicted x0 is held within [B]."""
-    if clip is False:
-        return None
-    if clip is True:
-        return table.new_ones(len(x))
-    in_range("clip", clip, 0.0, 1.0)
-    if not torch.compiler.is_compiling():
-        require_steps(t, table)
-    limit: Tensor = reference.dynamic_limit(x, prediction, t, table, clip, target, unconditional, guidance)
-    return limit
-
-
-def compute(
-    x: Tensor,
-    prediction: Tensor,
-    t: Tensor,
-    table: Tensor,
-    gradient: Tensor | None,
-    scale: float,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    method: str,
-    eta: float,
-    variance: str,
-    limit: Tensor | None,
-    target: str,
-    unconditional: Tensor | None,
-    guidance: float,
-    backend: str,
-) -> Tensor:
-    chosen = choose(backend, x, prediction, gradient, noise, unconditional)
-    require_steps(t, table)
-    out = dense_like(x, torch.float32 if chosen == "native" else None)
+def compute(*arguments: Any) -> Tensor:
+    step, backend = Step(*arguments[:-1]), arguments[-1]
+    chosen = choose(backend, step.x, step.prediction, step.gradient, step.noise, step.unconditional)
+    require_steps(step.t, step.table)
     if chosen == "reference":
-        options = (method, eta, variance, limit, target, unconditional, guidance)
-        return out.copy_(reference.guided_step(x, prediction, t, table, gradient, scale, noise, seed, *options))
-    if not out.numel():
-        return out.to(x.dtype)
-    predicted, values = halves(prediction, x.shape[1])
-    weak = None if unconditional is None else halves(unconditional, x.shape[1])[0]
-    if chosen == "native":
-        _core.guided_step(
-            array(planes(x)), array(predicted), array(values), array(t), array(table),
-            array(planes(gradient)), scale, array(planes(noise)), array(seed),
-            method, eta, variance, array(limit), target, array(weak), guidance, array(planes(out)), threads(),
-        )  # fmt: skip
-        return out.to(x.dtype)
-    from gdui.kernels import guidance as kernel
+        return dense_like(step.x).copy_(reference.guided_step(step))
+    out = dense_like(step.x, torch.float32 if chosen == "native" else None)
+    if out.numel() and chosen == "native":
+        native(step, out)
+    elif out.numel():
+        from gdui.kernels import guidance as kernel
 
-    kernel.guided_step(
-        planes(x), predicted, values, t, table, planes(gradient), scale, planes(noise), seed, method, eta, variance,
-        limit, target, weak, guidance, planes(out),
+        weak, images = step.unconditional, (step.x, step.prediction, step.gradient, step.noise)
+        x, prediction, gradient, noise = map(planes, images)
+        inputs = step._replace(x=x, prediction=prediction, gradient=gradient, noise=noise, unconditional=planes(weak))
+        kernel.guided_step(inputs, planes(out))
+    return out.to(step.x.dtype)
+
+
+def native(step: Step, out: Tensor) -> None:
+    predicted, values = halves(planes(step.prediction), step.x.shape[1])
+    weak = None if step.unconditional is None else halves(planes(step.unconditional), step.x.shape[1])[0]
+    _core.guided_step(
+        array(planes(step.x)), array(predicted), array(values), array(step.t), array(step.table),
+        array(planes(step.gradient)), step.scale, array(planes(step.noise)), array(step.seed), step.method, step.eta,
+        step.variance, step.clip, step.rank(), step.target, array(weak), step.guidance, array(planes(out)), threads(),
     )  # fmt: skip
-    return out
 
 
-guided_step_op = torch.library.custom_op("gdui::guided_step", compute, mutates_args=())
+guided_step_op = torch.library.custom_op(
+    "gdui::guided_step",
+    compute,
+    mutates_args=(),
+    schema="(Tensor x, Tensor prediction, Tensor t, Tensor table, Tensor? gradient, float scale, Tensor? noise, "
+    "Tensor? seed, str method, float eta, str variance, str clip, float quantile, str target, Tensor? unconditional, "
+    "float guidance, str backend) -> Tensor",
+)
 
 
 @guided_step_op.register_fake

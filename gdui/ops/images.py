@@ -16,7 +16,6 @@ __all__ = [
     "check_noise",
     "check_prediction",
     "dense_like",
-    "halves",
     "per_image",
     "planes",
     "require_steps",
@@ -96,12 +95,6 @@ def planes(images: Tensor | None) -> Tensor | None:
     if images is None:
         return None
     return images.flatten(2) if images.ndim > 2 else images.unsqueeze(2)
-
-
-def halves(prediction: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
-    """What is predicted and, where there are twice the channels, the values of its variance; [B, C, P] each."""
-    whole = planes(prediction)
-    return whole[:, :channels], whole[:, channels:] if whole.shape[1] > channels else None
 
 
 def check_prediction(name: str, prediction: Tensor, images: Tensor, owner: str, *, learned: bool | None) -> None:

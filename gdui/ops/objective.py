@@ -10,6 +10,7 @@ from torch import Tensor
 from gdui import _core
 from gdui.checks import one_of
 from gdui.kernels import reference_diffusion as reference
+from gdui.kernels.reference_diffusion import Denoising, halves
 from gdui.ops.dispatch import Backend, choose
 from gdui.ops.images import (
     Tabulated,
@@ -18,7 +19,6 @@ from gdui.ops.images import (
     check_noise,
     check_prediction,
     dense_like,
-    halves,
     per_image,
     planes,
     require_steps,
@@ -76,109 +76,60 @@ def denoising_loss(
     return out
 
 
-def compute(
-    prediction: Tensor,
-    x0: Tensor,
-    t: Tensor,
-    table: Tensor,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    kind: str,
-    target: str,
-    weighting: str,
-    backend: str,
-) -> Tensor:
-    chosen = choose(backend, prediction, x0, noise)
-    require_steps(t, table)
-    out = x0.new_zeros(len(x0), dtype=table.dtype)
+@torch.no_grad()
+def compute(*arguments: Any) -> Tensor:
+    given, backend = Denoising(*arguments[:-1]), arguments[-1]
+    chosen = choose(backend, given.prediction, given.x0, given.noise)
+    require_steps(given.t, given.table)
+    losses: Tensor
     if chosen == "reference":
-        return out.copy_(reference.denoising_loss(prediction, x0, t, table, noise, seed, kind, target, weighting))
-    if not x0.numel():
-        return out
-    if chosen == "native":
-        return native(None, None, out, prediction, x0, t, table, noise, seed, kind, target, weighting)
-    from gdui.kernels import objective
+        losses = reference.denoising_loss(given)
+    elif not given.x0.numel():
+        losses = given.x0.new_zeros(len(given.x0), dtype=given.table.dtype)
+    elif chosen == "native":
+        losses = native(given, None, None)
+    else:
+        from gdui.kernels import objective
 
-    predicted, values = halves(prediction, x0.shape[1])
-    inputs = (predicted, values, planes(x0), t, table, planes(noise), seed, kind, target, weighting)
-    return out.copy_(objective.denoising_loss(*inputs))
+        losses = objective.denoising_loss(in_planes(given))
+    return losses
 
 
-def compute_gradient(
-    dloss: Tensor,
-    prediction: Tensor,
-    x0: Tensor,
-    t: Tensor,
-    table: Tensor,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    kind: str,
-    target: str,
-    weighting: str,
-    backend: str,
-) -> Tensor:
-    chosen = choose(backend, prediction, x0, noise)
-    out = dense_like(prediction, torch.float32 if chosen == "native" else None)
+def compute_gradient(dloss: Tensor, *arguments: Any) -> Tensor:
+    given, backend = Denoising(*arguments[:-1]), arguments[-1]
+    chosen = choose(backend, given.prediction, given.x0, given.noise)
     if chosen == "reference":
-        inputs = (prediction, x0, t, table, noise, seed, kind, target, weighting)
-        return out.copy_(reference.denoising_loss_backward(dloss, *inputs))
-    if not out.numel():
-        return out.to(prediction.dtype)
-    if chosen == "native":
-        losses = x0.new_empty(len(x0), dtype=table.dtype)
-        native(dloss, out, losses, prediction, x0, t, table, noise, seed, kind, target, weighting)
-        return out.to(prediction.dtype)
-    channels = x0.shape[1]
-    dpredicted, dvalues = halves(out, channels)
-    if kind == "simple" and dvalues is not None:
-        dvalues.zero_()
-    from gdui.kernels import objective
+        return dense_like(given.prediction).copy_(reference.denoising_loss_backward(dloss, given))
+    out = dense_like(given.prediction, torch.float32 if chosen == "native" else None)
+    if out.numel() and chosen == "native":
+        native(given, dloss, out)
+    elif out.numel():
+        from gdui.kernels import objective
 
-    predicted, values = halves(prediction, channels)
-    objective.denoising_loss_backward(
-        dloss,
-        predicted,
-        values,
-        planes(x0),
-        t,
-        table,
-        planes(noise),
-        seed,
-        kind,
-        target,
-        weighting,
-        dpredicted,
-        dvalues,
-    )
-    return out
+        objective.denoising_loss_backward(dloss, in_planes(given), planes(out))
+    return out.to(given.prediction.dtype)
 
 
-def native(
-    dloss: Tensor | None,
-    gradient: Tensor | None,
-    losses: Tensor,
-    prediction: Tensor,
-    x0: Tensor,
-    t: Tensor,
-    table: Tensor,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    kind: str,
-    target: str,
-    weighting: str,
-) -> Tensor:
-    """Fills `losses` and, where it is given, `gradient` in the same pass; without dloss that of the losses' sum."""
-    predicted, values = halves(prediction, x0.shape[1])
-    dpredicted, dvalues = (None, None) if gradient is None else halves(gradient, x0.shape[1])
-    if kind == "simple":
+def in_planes(given: Denoising) -> Denoising:
+    """The same of images [B, C, P]."""
+    return given._replace(prediction=planes(given.prediction), x0=planes(given.x0), noise=planes(given.noise))
+
+
+def native(given: Denoising, dloss: Tensor | None, gradient: Tensor | None) -> Tensor:
+    """The losses; `gradient` is filled in the same pass where it is given, without dloss that of the losses' sum."""
+    predicted, values = halves(planes(given.prediction), given.x0.shape[1])
+    dpredicted, dvalues = (None, None) if gradient is None else halves(planes(gradient), given.x0.shape[1])
+    if given.kind == "simple":
         if dvalues is not None:
             dvalues.zero_()
         values, dvalues = None, None
+    losses: Tensor = given.x0.new_empty(len(given.x0), dtype=given.table.dtype)
     _core.denoising_loss(
-        array(predicted), array(values), array(planes(x0)), array(t), array(table), array(planes(noise)),
-        array(seed), kind.removeprefix("rescaled_"), target, weighting,
-        len(table) / 1000 if kind == "rescaled_hybrid" else 1.0, None if dloss is None else array(dloss.contiguous()),
-        array(dpredicted), array(dvalues), array(losses), threads(),
+        array(predicted), array(values), array(planes(given.x0)), array(given.t), array(given.table),
+        array(planes(given.noise)), array(given.seed), given.kind.removeprefix("rescaled_"), given.target,
+        given.weighting, len(given.table) / 1000 if given.kind == "rescaled_hybrid" else 1.0,
+        None if dloss is None else array(dloss.contiguous()), array(dpredicted), array(dvalues), array(losses),
+        threads(),
     )  # fmt: skip
     return losses
 
@@ -222,16 +173,16 @@ class DenoisingLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        prediction, x0, t, table, noise, *_, backend = inputs
-        ctx.fused = choose(backend, prediction, x0, noise) == "native" and x0.numel() > 0
+        given = Denoising(*inputs[:-1])
+        ctx.fused = choose(inputs[-1], given.prediction, given.x0, given.noise) == "native" and given.x0.numel() > 0
         if not ctx.fused:
             output = compute(*inputs)
             save_for_backward(ctx, inputs, output)
             return output
-        require_steps(t, table)
-        gradient, losses = dense_like(prediction, torch.float32), x0.new_empty(len(x0), dtype=table.dtype)
-        ctx.save_for_backward(gradient, prediction)
-        return native(None, gradient, losses, *inputs[:-1])
+        require_steps(given.t, given.table)
+        gradient = dense_like(given.prediction, torch.float32)
+        ctx.save_for_backward(gradient, given.prediction)
+        return native(given, None, gradient)
 
     @staticmethod
     def backward(ctx: Any, *dloss: Tensor) -> tuple[Tensor | None, ...]:
@@ -240,8 +191,16 @@ class DenoisingLoss(torch.autograd.Function):
         return Once.apply(scaled, *dloss, *ctx.saved_tensors), *[None] * 9
 
 
-denoising_loss_op = torch.library.custom_op("gdui::denoising_loss", compute, mutates_args=())
-denoising_loss_backward_op = torch.library.custom_op("gdui::denoising_loss_backward", compute_gradient, mutates_args=())
+ARGUMENTS = (
+    "Tensor prediction, Tensor x0, Tensor t, Tensor table, Tensor? noise, Tensor? seed, str kind, str target, "
+    "str weighting, str backend"
+)
+denoising_loss_op = torch.library.custom_op(
+    "gdui::denoising_loss", compute, mutates_args=(), schema=f"({ARGUMENTS}) -> Tensor"
+)
+denoising_loss_backward_op = torch.library.custom_op(
+    "gdui::denoising_loss_backward", compute_gradient, mutates_args=(), schema=f"(Tensor dloss, {ARGUMENTS}) -> Tensor"
+)
 denoising_loss_op.register_autograd(backward_by(denoising_loss_backward_op), setup_context=save_for_backward)
 
 

@@ -1,0 +1,55 @@
+"""Noising images (q_sample), the noise drawn on the way: each peer draws its own."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.diffusion import PEERS, SCHEDULE, STEPS, Eager, Inputs, assert_standard, batches, compiled, copy_of
+from benchmarks.harness import Bench
+from gdui import ops
+from gdui.kernels import reference_diffusion as reference
+from gdui.kernels.tables import TRAINING, Column
+
+DEVICES = ("cpu", "cuda")
+
+
+def run(bench: Bench) -> None:
+    for data in batches(bench):
+        x0, t, eager = data.x0, data.t, Eager()
+        ways: dict[str, Callable[[], Any]] = {
+            "gdui": partial(ops.noise_images, x0, t, SCHEDULE, seed=data.seed),
+            "guided-diffusion": lambda: eager.noisy(x0, t, torch.randn_like(x0)),  # noqa: B023
+            "compiled": partial(compiled(plain), x0, t, SCHEDULE.table(x0.device)),
+            "one copy": copy_of(2 * x0.numel(), bench.device),
+        }
+        if peer := diffusers_noising(x0, t):
+            ways["diffusers"] = peer
+        bench.compare(data.size, ways, agree=partial(agree, data), peers=PEERS, limits=["one copy"])
+
+
+def plain(x0: Tensor, t: Tensor, table: Tensor) -> Tensor:
+    return reference.noise_images(x0, t, table, torch.randn_like(x0))
+
+
+def diffusers_noising(x0: Tensor, t: Tensor) -> Callable[[], Tensor] | None:
+    """What diffusers' training scripts do."""
+    try:
+        from diffusers import DDPMScheduler
+    except ImportError:
+        return None
+    scheduler = DDPMScheduler(STEPS, beta_schedule="squaredcos_cap_v2")
+    return lambda: scheduler.add_noise(x0, torch.randn_like(x0), t)  # type: ignore[no-any-return]
+
+
+def agree(data: Inputs, results: Mapping[str, Any]) -> None:
+    """Ours is the reference's, number for number; the peers' noise is at least normal."""
+    noise = reference.standard_normal(data.seed, torch.zeros_like(data.t), TRAINING, data.x0.shape).float()
+    expected = Eager().noisy(data.x0, data.t, noise)
+    torch.testing.assert_close(results["gdui"], expected, rtol=1e-5, atol=1e-5)
+    eager = Eager()
+    signal, spread = (eager.at(column, data.t, data.x0) for column in (Column.SIGNAL, Column.NOISE))
+    drawn = {name: result for name, result in results.items() if name != "one copy"}
+    assert_standard({name: (result - signal * data.x0) / spread for name, result in drawn.items()})
