@@ -58,7 +58,7 @@ def losses_of(data: Inputs, kind: str) -> dict[str, Loss]:
         x = reference.noise_images(x0, t, table, noise)
         return reference.denoising_loss(Denoising(said, x0, t, table, noise, None, kind, "eps", "none")), x
 
-    fast = compiled(plain)
+    fast = compiled(plain, x0.device.type)
     return {"gdui": ours, "guided-diffusion": guided_diffusion, "compiled": lambda said: fast(said)[0]}
 
 

@@ -55,7 +55,7 @@ def ways_of(bench: Bench, data: Inputs, clip: bool | float) -> dict[str, Callabl
 
     return {
         "gdui": partial(ops.guided_step, x, output, t, SCHEDULE, gradient=gradient, seed=data.seed, clip=clip),
-        "compiled": partial(compiled(plain), data, SCHEDULE.table(x.device)),
+        "compiled": partial(compiled(plain, bench.device), data, SCHEDULE.table(x.device)),
         "copies": copy_of(3 * x.numel() + output.numel(), bench.device),
     }
 

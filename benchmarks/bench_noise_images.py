@@ -22,7 +22,7 @@ def run(bench: Bench) -> None:
         ways: dict[str, Callable[[], Any]] = {
             "gdui": partial(ops.noise_images, x0, t, SCHEDULE, seed=data.seed),
             "guided-diffusion": lambda: eager.noisy(x0, t, torch.randn_like(x0)),  # noqa: B023
-            "compiled": partial(compiled(plain), x0, t, SCHEDULE.table(x0.device)),
+            "compiled": partial(compiled(plain, bench.device), x0, t, SCHEDULE.table(x0.device)),
             "one copy": copy_of(2 * x0.numel(), bench.device),
         }
         if peer := diffusers_noising(x0, t):
