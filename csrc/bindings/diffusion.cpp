@@ -161,6 +161,6 @@ void bindings::bind_diffusion(py::module_ &m) {
         exact("above"), exact("dpredicted"), exact("dvalues"), exact("out"), py::arg("threads"));
   m.def("guided_step", &guided_step, exact("x"), exact("predicted"), exact("values"), exact("t"), exact("table"),
         exact("gradient"), py::arg("scale"), exact("noise"), exact("seed"), py::arg("method"), py::arg("eta"),
-        py::arg("variance"), py::arg("clip"), py::arg("rank"), py::arg("target"), exact("unconditional"), py::arg("guidance"),
-        exact("out"), py::arg("threads"));
+        py::arg("variance"), py::arg("clip"), py::arg("rank"), py::arg("target"), exact("unconditional"),
+        py::arg("guidance"), exact("out"), py::arg("threads"));
 }
