@@ -1,5 +1,6 @@
 """From labels and pictures to a generator: what fits is trained and kept, what doesn't is refused before it costs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 import gdui
+from gdui import cli
 from gdui.diffusion.gather import store_pictures
 from gdui.diffusion.generator import Generator
 from gdui.diffusion.pictures import Pictures
@@ -217,6 +219,28 @@ def test_pictures_are_decoded_in_colour_or_grey_in_the_labels_order(tmp_path: Pa
     assert rgb[:, 0, 0].tolist() == [[90, 90, 90], [250, 10, 10]]
     assert grey[:, 0, 0].tolist() == [[90], [82]]
     assert rgb.shape == (2, 8, 8, 3)
+
+
+def test_the_command_trains_and_says_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for row in range(4):
+        Image.new("L", (8, 8), 60 * row).save(photos / f"{row}.png")
+    make_labels([f"{row}.png" for row in range(4)], [0, 0, 1, 1]).to_parquet(tmp_path / "labels.parquet")
+    settings = [part for name, value in QUICK.items() for part in ("--set", f"{name}={value}")]
+    command = ["train", str(tmp_path / "labels.parquet"), str(photos), "--out", str(tmp_path / "run")]
+    options = ["--preset", "tiny", "--no-compile", *settings]
+    assert cli.main([*command, *options, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["networks"]
+    assert {name: one["steps"] for name, one in told.items()} == {"unet": 4, "classifier": 2}
+    assert cli.main([*command, *options]) == 0
+    assert "unet: 4 steps, loss" in capsys.readouterr().out
+    assert cli.main([*command, *options, "--set", "recipe.rate=nan"]) == 1
+    assert "begun with other settings" in capsys.readouterr().err
+    lost = [*command[:-1], str(tmp_path / "other"), *options, "--set", "recipe.rate=1e30"]
+    assert cli.main(lost) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "stopped; there is no checkpoint yet" in line
 
 
 def test_two_ranks_train_what_one_does(tmp_path: Path) -> None:

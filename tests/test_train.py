@@ -7,6 +7,7 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,10 +43,12 @@ def weights(folder: Path) -> bytes:
     return sorted(folder.glob("step-*.safetensors"))[-1].read_bytes()
 
 
-def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    train(tmp_path / "whole")
-    train(tmp_path / "parts", replace(RECIPE, steps=3))
-    train(tmp_path / "parts")
+@pytest.mark.parametrize("change", [{}, {"times": "loss_aware"}, {"intervals": 2, "accumulate": 2}], ids=str)
+def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path, change: dict[str, Any]) -> None:
+    recipe = replace(RECIPE, **change)
+    train(tmp_path / "whole", recipe)
+    train(tmp_path / "parts", replace(recipe, steps=3))
+    train(tmp_path / "parts", recipe)
     assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
     steps = [line.split(",")[:3] for line in (tmp_path / "parts" / "losses.csv").read_text().splitlines()]
     assert steps == [line.split(",")[:3] for line in (tmp_path / "whole" / "losses.csv").read_text().splitlines()]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from gdui.runs import atomic_path
 
-__all__ = ["plot_losses"]
+__all__ = ["ledger", "plot_losses"]
 
 
 def plot_losses(path: Path, histories: Mapping[str, Path]) -> None:
@@ -29,6 +29,22 @@ def plot_losses(path: Path, histories: Mapping[str, Path]) -> None:
         ax.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
+
+
+def ledger(file: Path) -> dict[str, float]:
+    """What a losses.csv tells: steps, the mean loss at the end, pictures a second, the share of time spent waiting."""
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    speed = np.array([float(row["pictures_per_second"]) for row in rows])
+    waited = np.array([float(row["waited"]) for row in rows])
+    loss = _smooth(np.array([float(row["loss"]) for row in rows]))[-1]
+    batch_seconds = 1 / speed
+    return {
+        "steps": len(rows),
+        "loss": float(loss),
+        "pictures_per_second": float(1 / batch_seconds.mean()),
+        "waited": float(waited.sum()),
+    }
 
 
 def _read(file: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

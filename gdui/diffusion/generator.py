@@ -1,5 +1,6 @@
 """The trained generator: networks, schedule and class names in one folder, and images of a named class out of it."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from gdui.diffusion.unet import UNet, UNetConfig
 from gdui.runs import atomic_path
 from gdui.training.precision import for_inference
 
-__all__ = ["Asked", "Drawing", "Generator"]
+__all__ = ["Asked", "Classes", "Drawing", "Generator"]
 
 VERSION = 1
 Images = npt.NDArray[np.uint8]
@@ -140,22 +141,13 @@ class Generator:
         seeds: npt.NDArray[np.int64],
     ) -> Images:
         config, device = self.unet.config, next(self.unet.parameters()).device
-        labels = torch.from_numpy(wanted).to(device) if wanted[0] >= 0 else self._nobody(len(wanted), device)
+        told = wanted if wanted[0] >= 0 or config.classes is None else np.full_like(wanted, config.classes)
+        labels = torch.from_numpy(told).to(device) if told[0] >= 0 else None
         shape = (config.channels, config.image_size, config.image_size)
         pull = torch.from_numpy(scales).to(device) if sampler.guides else None
         *_, images = sampler.states(shape, labels, torch.from_numpy(seeds).to(device), pull)
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return np.asarray(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
-
-    def _nobody(self, count: int, device: torch.device) -> torch.Tensor | None:
-        """The class index of images without a class, or None for a network that knows none."""
-        if self.unet.config.classes is None:
-            return None
-        if not self.unet.null_class:
-            raise ValueError(
-                f"classes must be given: this model draws only named classes ({', '.join(self.names[:5])}, ...)"
-            )
-        return torch.full((count,), self.unet.config.classes, device=device)
 
     def _indices(self, classes: Classes) -> npt.NDArray[np.int64]:
         if classes is None:
@@ -182,6 +174,9 @@ class Generator:
             raise ValueError(
                 "guidance needs a named class, and a classifier or a network trained with forgotten classes"
             )
+        if not named and self.unet.config.classes is not None and not self.unet.null_class:
+            listed = f"{', '.join(self.names[:5])}{', ...' * (len(self.names) > 5)}"
+            raise ValueError(f"classes must be given: this model draws only named classes ({listed})")
         if named and self.unet.config.classes is None and self.classifier is None:
             raise ValueError("this model knows no classes and has no classifier to steer by: leave classes out")
         return Sampler(
@@ -261,6 +256,14 @@ class Generator:
                 fill(network, own, folder / "model.safetensors")
         told = {name: facts[name] for name in ("schedule", "timesteps", "target", "mixed")}
         return cls(unet, tuple(facts["names"]), classifier=classifier, **told)
+
+    def digest(self) -> str:
+        """A hash of the weights."""
+        digest = hashlib.sha256()
+        for network in (self.unet, self.classifier):
+            for value in network.state_dict().values() if network is not None else ():
+                digest.update(value.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:16]
 
     def to(self, device: str | torch.device) -> "Generator":
         """The model on another device."""

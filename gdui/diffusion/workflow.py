@@ -30,7 +30,7 @@ from gdui.labels import Labels
 from gdui.runs import Run
 from gdui.training.ranks import place
 
-__all__ = ["Objective", "train"]
+__all__ = ["Objective", "default_device", "train"]
 
 Objective = Literal["unet", "classifier", "both"]
 PICTURES, LOSSES, MODEL, SAMPLES = "pictures.npy", "losses.png", "model", "samples"
@@ -80,7 +80,7 @@ def train(
     facts = plan.settings() | {
         "preset": preset, "conditional": conditional, "weigh": weigh, "labels": _digest(table), "seed": seed
     }  # fmt: skip
-    where = torch.device(device or _default_device())
+    where = torch.device(device or default_device())
     with _ranks(where), torch.random.fork_rng(), _held(Path(out), facts, mode) as run:
         pictures = _pictures(table, source, Path(out) / PICTURES, plan, run, weigh, progress)
         workshop = _Workshop(plan, Path(out), pictures, where, compile, progress)
@@ -210,7 +210,7 @@ def _digest(labels: Labels) -> str:
     return digest.hexdigest()[:16]
 
 
-def _default_device() -> str:
+def default_device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
