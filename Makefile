@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cuh') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint docs clean
 
 demo: $(VENV)/.user
 	$(BIN)/gdui demo
@@ -21,6 +21,9 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cuh')
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
 	rm -rf build $(VENV)
 
@@ -35,6 +38,10 @@ $(VENV)/.user: $(BIN)/pip $(SOURCES)
 $(VENV)/.dev: $(BIN)/pip $(SOURCES)
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $@ $(VENV)/.user
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/pip install --quiet -e '.[dev,docs]'
+	touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet -e '.[dev,bench]'

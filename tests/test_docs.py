@@ -1,0 +1,95 @@
+"""All code in the README, the documentation and the examples runs; the digits stand in for the big encoder."""
+
+import re
+import runpy
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gdui.cli import main
+from gdui.demo import NAMES, images
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BIG_ENCODER = "ViT-B-32/laion2b_s34b_b79k"
+OTHER_PROGRAMS = ("make", "pip", "git", "cd", "torchrun", "python")
+PICTURES = 120
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the documentation takes for granted: pictures, names, features, scores, and a finished run."""
+    folder = tmp_path_factory.mktemp("docs")
+    for kind, rows in (("photos", range(PICTURES)), ("new_photos", range(PICTURES, PICTURES + 9))):
+        for row in rows:
+            path = folder / kind / "2024" / f"{row + 1:04d}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images()[row]).save(path)
+    ids = [f"2024/{row + 1:04d}.jpg" for row in range(PICTURES)]
+    (folder / "names.txt").write_text("\n".join(NAMES))
+    (folder / "other_names.txt").write_text("round\nstraight\n")
+    (folder / "two_names.txt").write_text("cat\ndog\n")
+    (folder / "truth.csv").write_text("id,label\n" + "".join(f"{id_},{NAMES[at % 10]}\n" for at, id_ in enumerate(ids)))
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 2, 200)
+    np.save(folder / "features.npy", rng.standard_normal((2, 16))[kind] + rng.standard_normal((200, 16)))
+    np.save(folder / "scores.npy", np.eye(2)[kind] + rng.random((200, 2)))
+    label = ["label", str(folder / "photos"), "--classes", str(folder / "names.txt"), "--encoder", "digits"]
+    assert main([*label, "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """(language, code) of a page, as it would be typed."""
+    for language, code in BLOCK.findall(page.read_text()):
+        yield language, code.replace(BIG_ENCODER, "digits")
+
+
+def commands(code: str) -> Iterator[list[str]]:
+    """Each gdui command's arguments; other programs must be known ones."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words and words[0] == "gdui":
+            yield words[1:]
+        else:
+            assert not words or words[0] in OTHER_PROGRAMS, f"what is {words[0]!r}?"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_stands_on_a_page_runs(page: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in photos.iterdir():
+        if one.name != "run":
+            (tmp_path / one.name).symlink_to(one)
+    shutil.copytree(photos / "run", tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for language, code in blocks(page):
+        if language == "python":
+            exec(compile(code, f"{page.name}: {code[:40]}", "exec"), names)  # noqa: S102 - our own documentation
+        else:
+            for arguments in commands(code):
+                assert main(arguments) == 0, shlex.join(arguments)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(example), run_name="__main__")
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_navigation_has_every_page() -> None:
+    listed = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    assert listed == {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}

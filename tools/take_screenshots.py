@@ -1,0 +1,44 @@
+"""Makes the demo's report and takes the pictures of it that stand in the documentation, in the system's Chromium."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+from sklearn.datasets import load_digits
+
+from gdui.demo import NAMES, images, run
+
+FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
+
+
+def report(folder: Path) -> Path:
+    """The report of the demo's labels, with the truth beside."""
+    labels = run(folder / "run").labels
+    truth = {id_: NAMES[digit] for id_, digit in zip(labels.ids.to_pylist(), load_digits().target, strict=True)}
+    pictures = images()
+    features = pictures.reshape(len(pictures), -1)
+    return labels.report(folder / "report.html", images=pictures, features=features, truth=truth, title="digits")
+
+
+def main() -> None:
+    """Writes docs/figures/report*.png."""
+    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as engine:
+        page_of = report(Path(folder)).as_uri()
+        browser = engine.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        for scheme, section, name in (
+            ("light", "overview", "report"),
+            ("dark", "map", "report_map"),
+            ("light", "review", "report_review"),
+        ):
+            size = {"width": 1200, "height": 760}
+            page = browser.new_context(viewport=size, color_scheme=scheme, device_scale_factor=1.5).new_page()
+            page.goto(page_of)
+            page.evaluate(f"document.getElementById('{section}').scrollIntoView({{behavior: 'instant'}})")
+            page.wait_for_timeout(400)
+            page.screenshot(path=FIGURES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
