@@ -96,6 +96,15 @@ def rank(
     *,
     threads: int,
 ) -> npt.NDArray[np.float32]: ...
+def radii(rows: npt.NDArray[np.float32], *, k: int, threads: int, portable: bool) -> npt.NDArray[np.float64]: ...
+def inside(
+    points: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.float32],
+    squares: npt.NDArray[np.float64],
+    *,
+    threads: int,
+    portable: bool,
+) -> npt.NDArray[np.bool_]: ...
 
 # Called with their arguments packed, from gdui/ops alone; csrc/bindings names them.
 def noise_images(*arguments: Any) -> None: ...

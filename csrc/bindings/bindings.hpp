@@ -5,6 +5,7 @@
 
 namespace bindings {
 
+void bind_balls(pybind11::module_ &m);
 void bind_diffusion(pybind11::module_ &m);
 void bind_losses(pybind11::module_ &m);
 void bind_matching(pybind11::module_ &m);

@@ -2,6 +2,7 @@
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "The compiled core of gdui. Use it through gdui.labeling and gdui.ops.";
+  bindings::bind_balls(m);
   bindings::bind_diffusion(m);
   bindings::bind_losses(m);
   bindings::bind_matching(m);

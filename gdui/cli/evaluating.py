@@ -1,0 +1,113 @@
+"""`gdui evaluate`: how faithful images are, and how well labels agree with the truth."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gdui.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from gdui.evaluation.fidelity import Fidelity
+
+__all__ = ["add_commands"]
+
+Commands = Any  # argparse keeps the type of its sub-commands to itself
+CACHE = Path.home() / ".cache" / "gdui" / "references"
+
+
+def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Adds the command of evaluation."""
+    parser = commands.add_parser(
+        "evaluate", parents=[common], help="score images beside real ones, or labels beside the truth"
+    )
+    parser.add_argument(
+        "sets", nargs="+", metavar="[NAME=]SOURCE", help="sets of images, a row each; or with --truth one run"
+    )
+    against = parser.add_mutually_exclusive_group(required=True)
+    against.add_argument("--reference", metavar="SOURCE", help="the real images")
+    against.add_argument("--truth", type=Path, metavar="FILE", help="an .npy of class numbers, in the run's order")
+    parser.add_argument("--network", default="inception", metavar="NAME", help="inception, digits or an encoder")
+    parser.add_argument("--weights", metavar="FILE", help="Inception's weights; without it they are downloaded once")
+    parser.add_argument("--size", type=int, metavar="N", help="the side all images are brought to")
+    parser.add_argument("--samples", type=int, metavar="N", help="how many images of every set count")
+    parser.set_defaults(command=evaluate)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Scores what it is given."""
+    if arguments.truth is not None:
+        _labels(arguments)
+        return
+    from gdui.evaluation import fidelity
+
+    with Progress() as progress:
+        rows = fidelity.evaluate(
+            _named(arguments.sets),
+            arguments.reference,
+            arguments.network,
+            weights=arguments.weights,
+            size=arguments.size,
+            samples=arguments.samples,
+            cache=CACHE,
+            progress=progress,
+        )
+    if arguments.json:
+        print(json.dumps({name: asdict(row) for name, row in rows.items()}))
+    else:
+        print(_table(rows))
+
+
+def _named(sets: list[str]) -> dict[str, str]:
+    """NAME=SOURCE, or a source that is its own name."""
+    found: dict[str, str] = {}
+    for one in sets:
+        name, _, source = one.partition("=") if "=" in one and not Path(one).exists() else (one, "", one)
+        if name in found:
+            raise ValueError(f"sets must have different names, but {name!r} stands there twice: use NAME=SOURCE")
+        found[name] = source
+    return found
+
+
+def _table(rows: "dict[str, Fidelity]") -> str:
+    from gdui.evaluation.fidelity import COLUMNS
+
+    shown = [column for column in COLUMNS if any(getattr(row, column) is not None for row in rows.values())]
+    width = max(map(len, rows))
+    lines = [" ".join([f"{'':<{width}}", *(f"{COLUMNS[column]:>18}" for column in shown)])]
+    for name, row in rows.items():
+        lines.append(" ".join([f"{name:<{width}}", *(f"{getattr(row, column):>18.4f}" for column in shown)]))
+    first = next(iter(rows.values()))
+    return "\n".join(
+        [*lines, f"{first.samples:,} images a row beside {first.references:,} real ones, seen by {first.network}"]
+    )
+
+
+def _labels(arguments: argparse.Namespace) -> None:
+    from gdui.evaluation.agreement import agreement, calibration
+    from gdui.labels import Labels
+
+    if len(arguments.sets) != 1:
+        raise ValueError(f"with --truth there must be one run, not {len(arguments.sets)}")
+    labels = Labels.from_run(arguments.sets[0])
+    truth = np.load(arguments.truth, allow_pickle=False)
+    found = agreement(truth, labels.label_index)
+    error = calibration(truth, labels.label_index, labels.numbers("confidence")).error
+    facts = {
+        "accuracy": found.accuracy,
+        "accuracy of the best renaming": found.mapped_accuracy,
+        "NMI": found.nmi,
+        "ARI": found.ari,
+        "coverage": found.coverage,
+        "accuracy where not abstained": found.kept_accuracy,
+        "calibration error": error,
+    }
+    per_class = dict(zip(labels.classes, found.per_class.tolist(), strict=False))
+    if arguments.json:
+        print(json.dumps(facts | {"per class": per_class}))
+        return
+    width = max(map(len, [*facts, *per_class]))
+    print("\n".join(f"{name:<{width}}  {value:7.4f}" for name, value in (facts | per_class).items()))
