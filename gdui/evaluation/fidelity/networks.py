@@ -30,6 +30,7 @@ Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
 SPATIAL_CHANNELS = 7
 STAGE2_CHANNELS, STAGE3_CHANNELS = 128, 256  # of the digits encoder
+LENGTH = np.float32(100)
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -107,7 +108,11 @@ def encoder_network(encoder: Encoder) -> Network:
 
 
 def digits_network(*, device: str = "auto", batch: int = 64) -> Network:
-    """The digits encoder's inner stages as features, each image's at length one, and its opinion as logits."""
+    """The digits encoder's inner stages as features, and its opinion as logits.
+
+    Before a stage is averaged or cut, an image's vector is brought to length 100, so that distances are of a size that
+    reads well.
+    """
     named, second, third = (
         load_encoder("digits", layer=layer, device=device, dtype="float32", compiled=False, batch=batch)
         for layer in (None, "layer2", "layer3")
@@ -116,10 +121,10 @@ def digits_network(*, device: str = "auto", batch: int = 64) -> Network:
 
     def forward(pixels: Pixels) -> Looks:
         ready = _brought_to(named, pixels)
-        pooled = third.encode_images(ready).reshape(batch, STAGE3_CHANNELS, -1).mean(axis=2)
+        pooled = third.encode_images(ready).reshape(batch, STAGE3_CHANNELS, -1).mean(axis=2) * LENGTH
         spatial = second.encode_images(ready).reshape(batch, STAGE2_CHANNELS, -1)[:, :SPATIAL_CHANNELS]
         logits = named.encode_images(ready) @ texts.T * np.float32(named.logit_scale)
-        return Looks(pooled, spatial.reshape(batch, -1), logits)
+        return Looks(pooled, spatial.reshape(batch, -1) * LENGTH, logits)
 
     return Network("digits", named.hash, batch, forward)
 
