@@ -114,8 +114,8 @@ def digits_network(*, device: str = "auto", batch: int = 64) -> Network:
     reads well.
     """
     named, second, third = (
-        load_encoder("digits", layer=layer, device=device, dtype="float32", compiled=False, batch=batch)
-        for layer in (None, "layer2", "layer3")
+        load_encoder(name, device=device, dtype="float32", compiled=False, batch=batch)
+        for name in ("digits", "digits#layer2", "digits#layer3")
     )
     texts = class_embeddings(named, DIGITS)
 
