@@ -1,4 +1,4 @@
-"""A judge of drawn digits: a small network trained on the true labels of scikit-learn's digits, and used for nothing else."""
+"""A judge of drawn digits: a small network trained on the true labels of the digits, and used for nothing else."""
 
 import numpy as np
 import numpy.typing as npt

@@ -412,13 +412,17 @@ def test_demo_prints_its_scores(gdui: Cli, tmp_path: Path, monkeypatch: pytest.M
         def __str__(self) -> str:
             return "the table"
 
-    result = Result(scores=[score], folder=folder, sheet=folder / "sheet.png", seconds=3.2)
+    result = Result(labels="labels", scores=[score], folder=folder, sheet=folder / "sheet.png", seconds=3.2)
     monkeypatch.setattr("gdui.demo.run", lambda out: result if out == folder else None)
-    code, out, _ = gdui("demo", "--out", folder)
+    drawn = SimpleNamespace(grid=folder / "drawn.png")
+    monkeypatch.setattr("gdui.demo.draw_digits", lambda labels, out, progress: drawn if labels == "labels" else None)
+    code, out, _ = gdui("demo", "--out", folder, "--labels-only")
     assert code == 0
     assert out == "the table\n"
-    found = json.loads(gdui("demo", "--out", folder, "--json")[1])
+    found = json.loads(gdui("demo", "--out", folder, "--labels-only", "--json")[1])
     assert found == {"scores": {"zero-shot": 0.75}, "run": str(folder), "sheet": f"{folder}/sheet.png"}
+    assert f"drew new digits by name: {folder}/drawn.png" in gdui("demo", "--out", folder)[1]
+    assert json.loads(gdui("demo", "--out", folder, "--json")[1])["drawn"] == f"{folder}/drawn.png"
 
 
 def test_a_run_in_use_is_refused(gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path) -> None:

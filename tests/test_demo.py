@@ -19,8 +19,9 @@ from scipy.ndimage import label as components
 from sklearn.datasets import load_digits
 
 import gdui.demo
-from gdui.demo import NAMES, contact_sheet, images
+from gdui.demo import NAMES, contact_sheet, draw_digits, images
 from gdui.demo import digits as demo
+from gdui.diffusion.generator import Generator
 from gdui.labeling import graph
 from gdui.labeling.cluster import assign, fit_centroids
 from gdui.labeling.encoders import Encoder, load_encoder, seen_by
@@ -222,3 +223,14 @@ def test_the_demo_labels_handwriting_without_a_label(tmp_path: Path, monkeypatch
     assert Labels.from_parquet(tmp_path / "run" / "labels.parquet").table.equals(result.labels.table)
     assert Image.open(result.sheet).width > 1000
     assert time.process_time() - started < 2 * 60, "a minute of two cores"
+
+
+def test_a_few_steps_draw_a_named_grid(tmp_path: Path) -> None:
+    """How well it draws after all of them is benchmarks/bench_digits.py's to say."""
+    labels = make_labels(np.zeros(len(images()), int), np.zeros(len(images()), int), list(NAMES))
+    drawn = draw_digits(labels, tmp_path, steps=2)
+    assert drawn.model.names == NAMES
+    assert drawn.model.classifier is not None
+    assert Image.open(drawn.grid).height > 11 * 64
+    again = Generator.load(tmp_path / "generator")
+    np.testing.assert_array_equal(again.sample("two", n=2, steps=2), drawn.model.sample("two", n=2, steps=2))

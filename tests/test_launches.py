@@ -16,7 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gdui import ops
+from gdui.diffusion.classifier import Classifier, ClassifierConfig
+from gdui.diffusion.sample import Guide, Method, Sampler
 from gdui.diffusion.schedule import Schedule
+from gdui.diffusion.unet import UNet, preset
 from gdui.ops.cluster import double_softmax_loss_backward_op, double_softmax_loss_op
 from gdui.ops.contrast import info_nce_op
 from gdui.ops.norm import group_norm_backward_op, group_norm_op
@@ -179,3 +182,35 @@ def test_what_would_wait_or_copy_is_seen(watch: Watch) -> None:
     ):
         with pytest.raises((AssertionError, RuntimeError)), watch:
             mistake()
+
+
+@pytest.mark.parametrize("method", ["dpm", "heun", "ddim", "ancestral"])
+@pytest.mark.parametrize("guides", [{}, {"classifier": 1.0, "free": 0.5}, {"auto": 1.0}], ids=str)
+def test_the_sampling_loop_copies_nothing_and_waits_for_nothing(
+    watch: Watch, method: Method, guides: dict[Guide, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the noise to the last state, network and all; of the classifier only the way there, as autograd's engine
+    won't go back without a GPU."""
+
+    def way_there(classifier: Classifier, x: Tensor, t: Tensor, classes: Tensor) -> Tensor:
+        return classifier(x, t).log_softmax(dim=1).gather(1, classes[:, None])[:, :, None, None] * x
+
+    monkeypatch.setattr("gdui.diffusion.sample.guidance_gradient", way_there)
+    schedule = Schedule.from_name("cosine", 50, "3")
+    schedule.table(GPU)
+    torch.set_default_device(GPU)
+    try:
+        unet = UNet(preset("tiny", width=32, classes=3), null_class=True)
+        classifier = Classifier(
+            ClassifierConfig(8, 32, 1, (1, 2), attention_at=(4,), classes=3, head_width=32, learned_variance=False)
+        )
+        labels = torch.empty(4, dtype=torch.int64)
+        scales = torch.empty(4)
+    finally:
+        torch.set_default_device(None)
+    sampler = Sampler(unet, schedule, classifier, unet, null_class=3, guides=guides, method=method, steps=3)
+    with watch:
+        *_, last = sampler.states((3, 8, 8), labels, labels, scales if guides else None)
+    assert last.device == GPU
+    assert watch.launched.count("noise_images_kernel") == 1
+    assert watch.launched.count("guided_step_kernel") == (len(schedule) if method in ("ddim", "ancestral") else 0)

@@ -68,8 +68,9 @@ def _add_explain(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _add_demo(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("demo", parents=[common], help="label handwritten digits with what is on board")
+    parser = commands.add_parser("demo", parents=[common], help="label handwritten digits, then draw new ones")
     parser.add_argument("--out", type=Path, default=Path("demo-run"), metavar="RUN", help="default: demo-run")
+    parser.add_argument("--labels-only", action="store_true", help="don't train a generator")
     parser.set_defaults(command=demo)
 
 
@@ -148,15 +149,25 @@ def explain(arguments: argparse.Namespace) -> None:
 
 
 def demo(arguments: argparse.Namespace) -> None:
-    """Labels the embedded digits."""
+    """Labels the embedded digits, then draws new ones."""
     from gdui import demo as package
 
     found = package.run(arguments.out)
+    told = {
+        "scores": {score.way: score.accuracy for score in found.scores},
+        "run": str(found.folder),
+        "sheet": str(found.sheet),
+    }
+    if not arguments.json:
+        print(found, flush=True)
+    if not arguments.labels_only:
+        with Progress() as progress:
+            drawn = package.draw_digits(found.labels, arguments.out, progress=progress)
+        told["drawn"] = str(drawn.grid)
+        if not arguments.json:
+            print(f"drew new digits by name: {drawn.grid}; draw more with: gdui sample {arguments.out / 'generator'}")
     if arguments.json:
-        scores = {score.way: score.accuracy for score in found.scores}
-        print(json.dumps({"scores": scores, "run": str(found.folder), "sheet": str(found.sheet)}))
-        return
-    print(found)
+        print(json.dumps(told))
 
 
 def _classes(path: Path | None, written: dict[str, Any]) -> dict[str, list[str]]:

@@ -1,0 +1,68 @@
+"""The demo's generator: how long it takes, what an independent judge says of its digits, and few steps beside many.
+
+The judge is a network trained on the true digits, which nothing else sees. Distances are Frechet's, among its features.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import sqrtm
+
+from benchmarks.harness import Bench
+from benchmarks.judge import Judge
+from gdui.demo import NAMES, draw_digits, images
+from gdui.demo import run as label_digits
+from gdui.diffusion.generator import Generator
+
+DEVICES = ("cpu",)
+EACH = 100
+GUIDES = {"no guide": 0.0, "free": 1.0, "classifier": 2.0}
+
+
+def run(bench: Bench) -> None:
+    if bench.threads == 1:
+        return  # how the demo runs: on what there is
+    judge = Judge()
+    size = f"digits, {len(images()):,} pictures"
+    bench.record(size, "judge", "accuracy on unseen digits", "share", [judge.accuracy], "limit")
+    with tempfile.TemporaryDirectory() as folder:
+        found = label_digits(Path(folder))
+        start = time.perf_counter()
+        model = draw_digits(found.labels, folder, steps=20 if bench.quick else None).model
+        bench.record(size, "gdui, labels to grid", "time", "s", [time.perf_counter() - start])
+    each = 10 if bench.quick else EACH
+    score_guides(bench, judge, model, each)
+    score_steps(bench, judge, model, each)
+
+
+def score_guides(bench: Bench, judge: Judge, model: Generator, each: int) -> None:
+    """In how many images the judge finds the digit that was asked for."""
+    size, asked = f"{10 * each:,} drawn", np.repeat(np.arange(10), each)
+    for guide, scale in GUIDES.items():
+        how = {"guide": guide} if scale else {}
+        drawn = model.sample(NAMES, n=each, guidance=scale, **how)
+        found = float((judge.names(drawn) == asked).mean())
+        bench.record(size, f"gdui, {guide}", "digit asked for", "share", [found])
+        assert bench.quick or not scale or found >= 0.9, f"{guide}: only {found:.3f} are what was asked for"
+
+
+def score_steps(bench: Bench, judge: Judge, model: Generator, each: int) -> None:
+    """Twenty steps of DPM-Solver++ beside all five hundred ancestral ones, without a guide."""
+    size, real = f"{10 * each:,} drawn, no guide", judge.features(images()[..., None])
+    distances = {}
+    for method, steps in (("dpm", 20), ("ancestral", 50 if bench.quick else model.timesteps)):
+        drawn = model.sample(NAMES, n=each, guidance=0, method=method, steps=steps)
+        distances[method] = frechet(real, judge.features(drawn))
+        bench.record(size, f"gdui, {method} {steps}", "Frechet distance", "", [distances[method]])
+    assert bench.quick or distances["dpm"] <= 1.1 * distances["ancestral"], distances
+
+
+def frechet(one: npt.NDArray[np.float32], two: npt.NDArray[np.float32]) -> float:
+    """|μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1 Σ2)^½)."""
+    first, second = np.cov(one.T.astype(np.float64)), np.cov(two.T.astype(np.float64))
+    root = sqrtm(first @ second + 1e-9 * np.eye(len(first)))
+    gap = one.mean(0, dtype=np.float64) - two.mean(0, dtype=np.float64)
+    return float(gap @ gap + np.trace(first + second - 2 * root.real))
