@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from gdui import checks
+from gdui.spice_config import PUBLISHED, JointConfig, RepresentConfig
 
 __all__ = [
     "METHODS",
@@ -25,8 +26,7 @@ __all__ = [
 
 METHODS = ("auto", "exact", "faiss-flat", "faiss-ivf", "faiss-hnsw", "faiss-gpu")
 PRESETS = ("paper", "default")
-BACKBONES = ("auto", "small", "resnet18", "resnet34", "resnet50")
-VIEWS = ("auto", "natural", "drawn")
+CLUSTERERS = ("heads", "kmeans", "modes", "spice")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ class ClusterConfig:
     """Clusters of frozen features, by SPICE's heads or by k-means.
 
     heads, hidden: SPICE trains 10 heads of 512-512-K and keeps the one of lowest loss; no label takes part in that.
+    informed: from pixels, so many of the heads learn clusters among the slow modes of the graph of neighbours, and the
+        head is kept whose clusters agree most with that graph. None in `paper`, where the lowest loss decides; but a
+        loss that asks for clusters of one size is lower for some that cut through a class.
     top_share: a prototype is the mean feature of this share of B/K, the best by score (1/2 in SPICE).
     batch, step, epochs, rate: B, the images of a gradient step, and Adam's schedule. Features are computed once, so ten
         epochs are a matter of seconds; the loss hardly falls after that.
@@ -81,6 +84,7 @@ class ClusterConfig:
     """
 
     heads: int = 10
+    informed: int = 5
     hidden: int = 512
     top_share: float = 0.5
     batch: int = 5000
@@ -92,94 +96,9 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         for name in ("heads", "hidden", "batch", "step", "epochs", "iterations"):
             checks.in_range(f"cluster.{name}", getattr(self, name), 1, 1 << 24)
+        checks.in_range("cluster.informed", self.informed, 0, 1 << 24)
         checks.in_range("cluster.top_share", self.top_share, 0, 1)
         checks.in_range("cluster.rate", self.rate, 0, 1)
-
-
-@dataclass(frozen=True)
-class RepresentConfig:
-    """SPICE stage 1: a network learns from the pictures alone (MoCo v2).
-
-    backbone: "auto" is "small", a quarter of a ResNet-18 in depth and width, up to 32 pixels, and resnet18 above.
-    size: pixels to a side; None takes the first picture's shorter side, at most 96.
-    views: "natural" is MoCo v2's (crop, flip, colour, grey, blur); "drawn" moves, turns and slants a little, as digits
-        and letters bear it; "auto" is "drawn" for grey pictures of up to 32 pixels.
-    epochs, batch, rate, decay: SGD with momentum 0.9 on a cosine.
-    queue, momentum, temperature, width: MoCo's. A queue never holds a picture twice: an image's own older key would be
-        held against it. `paper` has 1,000 epochs, where a short run needs a higher rate and a quicker average.
-    groups: parts of a batch with batch norms of their own; keys are shuffled among them, so that a picture can't be
-        known by the company its statistics come from.
-    average: whether the features are those of the running average of the weights.
-    compile: torch.compile; worth its wait where an epoch takes minutes.
-    save_every: steps between two checkpoints.
-    """
-
-    backbone: str = "auto"
-    size: int | None = None
-    views: str = "auto"
-    epochs: int = 60
-    batch: int = 256
-    rate: float = 0.06
-    decay: float = 5e-4
-    queue: int = 4096
-    momentum: float = 0.99
-    temperature: float = 0.2
-    width: int = 128
-    groups: int = 4
-    average: bool = False
-    compile: bool = False
-    save_every: int = 500
-
-    def __post_init__(self) -> None:
-        checks.one_of("represent.backbone", self.backbone, BACKBONES)
-        checks.one_of("represent.views", self.views, VIEWS)
-        if self.size is not None:
-            checks.in_range("represent.size", self.size, 8, 4096)
-        for name in ("epochs", "batch", "queue", "width", "groups", "save_every"):
-            checks.in_range(f"represent.{name}", getattr(self, name), 1, 1 << 24)
-        for name in ("rate", "decay", "momentum"):
-            checks.in_range(f"represent.{name}", getattr(self, name), 0, 1)
-        checks.in_range("represent.temperature", self.temperature, 1e-3, 100)
-        if self.batch % self.groups or self.batch < 2 * self.groups:
-            raise ValueError(
-                f"represent.batch must be a multiple of represent.groups with two pictures in each, not {self.batch} "
-                f"for {self.groups}"
-            )
-
-
-@dataclass(frozen=True)
-class JointConfig:
-    """SPICE stage 3: reliable images teach network and head together (eq. 7 to 9).
-
-    consistency: sigma_r, the share of its nearest neighbours that an image's cluster must hold for it to be reliable.
-    confidence: and how sure its head must be; 0 asks for nothing, 0.99 in `paper`.
-    least: never fewer than this share of a cluster: its bar goes down instead.
-    balance: as many reliable images from every cluster as the smallest has (`paper`); else sizes stay what they are.
-    threshold: how sure a weak view must be for its strong view to follow it.
-    init: "warm" starts from stages 1 and 2; "scratch" from fresh weights, as the published code does.
-    rounds: how often the reliable images are chosen anew, by what was learned from the last ones.
-    epochs, batch, rate, decay: of each round; SGD with Nesterov's momentum 0.9 on FixMatch's cosine.
-    """
-
-    consistency: float = 0.9
-    confidence: float = 0.0
-    least: float = 0.1
-    balance: bool = False
-    threshold: float = 0.95
-    init: str = "warm"
-    rounds: int = 1
-    epochs: int = 10
-    batch: int = 128
-    rate: float = 0.01
-    decay: float = 5e-4
-    save_every: int = 500
-
-    def __post_init__(self) -> None:
-        checks.one_of("joint.init", self.init, ("warm", "scratch"))
-        for name in ("consistency", "confidence", "least", "threshold", "rate", "decay"):
-            checks.in_range(f"joint.{name}", getattr(self, name), 0, 1)
-        for name in ("rounds", "epochs", "batch", "save_every"):
-            checks.in_range(f"joint.{name}", getattr(self, name), 1, 1 << 24)
 
 
 @dataclass(frozen=True)
@@ -280,10 +199,11 @@ class Config:
 
     preset: "default" clusters among the slow modes of the graph of neighbours, names and repairs, diffuses the votes
         over the graph and ends with a linear model on features and opinion. "paper" is SPICE's heads, marriage and
-        repair; of SPICE it leaves out stage 3, which trains the encoder further on reliable labels.
-    clusterer: "heads" (SPICE stage 2), "kmeans", or "modes": k-means among the slow modes of the graph of neighbours.
-    k: how many clusters; None takes one for each class in `paper`, three in `default` (purer clusters, and a class that
-        falls in two parts is named twice); "auto" estimates it from the graph.
+        repair; with clusterer "spice" all three stages of SPICE in their published settings.
+    clusterer: "heads" (SPICE stage 2), "kmeans", "modes": k-means among the slow modes of the graph of neighbours, or
+        "spice": all three stages, which learn from the pixels themselves where no good encoder exists.
+    k: how many clusters; None takes one for each class in `paper` and with "spice", three in `default` (purer clusters,
+        and a class that falls in two parts is named twice); "auto" estimates it from the graph.
     reject: an image is said to belong to no class where its neighbours' opinions are less sure than this: the mean of
         their largest probabilities. Tried on STL-10 with two of its names withheld, it tells such images from others
         with an area under the curve of 0.97 to 0.99, where the label's own confidence has 0.67. None never abstains.
@@ -310,7 +230,7 @@ class Config:
 
     def __post_init__(self) -> None:
         checks.one_of("preset", self.preset, PRESETS)
-        checks.one_of("clusterer", self.clusterer, ("heads", "kmeans", "modes"))
+        checks.one_of("clusterer", self.clusterer, CLUSTERERS)
         if isinstance(self.k, str):
             checks.one_of("k", self.k, ("auto",))
         elif self.k is not None:
@@ -327,7 +247,7 @@ class Config:
         config = cls(preset=preset)
         if preset == "paper":
             paper = {"clusterer": "heads", "graph.enabled": False, "refine.unvoted": "keep"}
-            config = config.override(paper)
+            config = config.override(paper | PUBLISHED)
         return config.override(overrides)
 
     def override(self, changes: Mapping[str, Any]) -> Self:

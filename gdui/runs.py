@@ -23,8 +23,8 @@ LABELS = "labels.parquet"
 QUARANTINE = "quarantine.parquet"
 STORES = ("features", "embeddings")
 # What a run may leave behind, and a new one in the same folder takes away.
-FILES = (LABELS, QUARANTINE, "criterion.png", "report.html", "log", "pictures.npy", "losses.png")
-FOLDERS = (*STORES, "unet", "classifier", "model", "samples")
+FILES = (LABELS, QUARANTINE, "criterion.png", "report.html", "log", "pictures.npy", "losses.png", "spice.safetensors")
+FOLDERS = (*STORES, "spice", "unet", "classifier", "model", "samples")
 
 
 @contextmanager

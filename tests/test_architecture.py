@@ -24,6 +24,7 @@ STAGES = (
 # Lowest first. A module may import its own layer's leaves and everything below, never sideways among stages.
 LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.checks", "gdui.toml"},
+    {"gdui.spice_config"},
     {"gdui.config", "gdui.runs", "gdui.drawing", "gdui.labeling.exact", "gdui.labeling.refine_cuda"},
     {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.images", "gdui.training"},
     {"gdui.labeling.augment", "gdui.labeling.backbones"},

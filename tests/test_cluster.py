@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gdui.labeling.cluster import Centroids, assign, fit_centroids, fit_heads, pseudo_labels, scaled
+from gdui.labeling.cluster import Centroids, _forward, _initial, assign, fit_centroids, fit_heads, pseudo_labels, scaled
 
 
 def lumps(per: int = 60, k: int = 4, d: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -36,15 +36,14 @@ def plain_heads(features: np.ndarray, k: int, heads: int, hidden: int, batch: in
     """Stage 2 head by head, each with its own network, optimiser and loop; random choices in the same order."""
     random = torch.Generator().manual_seed(0)
     rows, d = torch.from_numpy(features), features.shape[1]
-    first = torch.randn(heads, d, hidden, generator=random) * 2**0.5
-    second = torch.randn(heads, hidden, k, generator=random) * (2 / hidden) ** 0.5
+    first, _, second, bias = (value.detach() for value in _initial(heads, rows, hidden, k, random))
     networks = [
         torch.nn.Sequential(torch.nn.Linear(d, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, k))
         for _ in range(heads)
     ]
     for h, network in enumerate(networks):
         network.load_state_dict(
-            {"0.weight": first[h].T, "0.bias": torch.zeros(hidden), "2.weight": second[h].T, "2.bias": torch.zeros(k)}
+            {"0.weight": first[h].T, "0.bias": torch.zeros(hidden), "2.weight": second[h].T, "2.bias": bias[h, 0]}
         )
     descents = [torch.optim.Adam(network.parameters(), lr=0.005) for network in networks]
     for _ in range(epochs):
@@ -82,6 +81,16 @@ def fitted(seed: int = 0, k: int = 4, epochs: int = 6):
     return fit_heads(lumps()[0], k, heads=3, hidden=32, batch=128, step=32, epochs=epochs, seed=seed)
 
 
+def test_no_cluster_begins_empty() -> None:
+    features = torch.from_numpy(lumps(k=10)[0])
+    weights = _initial(20, features, 64, 10, torch.Generator().manual_seed(0))
+    logits = _forward(weights, features)
+    torch.testing.assert_close(logits.mean(1), torch.zeros(20, 10), atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits.var(1, correction=0), torch.ones(20, 10), atol=1e-3, rtol=0)
+    sizes = torch.nn.functional.one_hot(logits.argmax(2), 10).sum(1)
+    assert (sizes == 0).float().mean() < 0.02
+
+
 def test_heads_find_the_lumps_and_keep_the_lowest_loss() -> None:
     features, truth = lumps()
     fit = fitted()
@@ -89,6 +98,14 @@ def test_heads_find_the_lumps_and_keep_the_lowest_loss() -> None:
     assert fit.kept == fit.losses.argmin()
     assert all(len(set(groups[truth == c])) == 1 for c in range(4))
     assert len(set(groups)) == 4
+
+
+def test_a_head_may_learn_clusters_and_be_chosen_by_their_worth() -> None:
+    features, truth = lumps()
+    sizes = {"heads": 4, "hidden": 32, "batch": 240, "step": 32, "epochs": 2}
+    fit = fit_heads(features, 4, **sizes, given=[truth], worth=lambda found: float((found == truth).mean()))
+    assert fit.kept == 0
+    np.testing.assert_array_equal(assign(fit.model, features).cluster, truth)
 
 
 def test_heads_are_deterministic_and_depend_on_the_seed() -> None:

@@ -1,11 +1,6 @@
 """MoCo: the same steps as a plain loop's, the same bytes after a kill, the same network from two ranks as from one."""
 
 import copy
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import kill_after_first_checkpoint, run_on_two_ranks
 
-from gdui.config import RepresentConfig
 from gdui.labeling.augment import draws
 from gdui.labeling.backbones import NAMES, Backbone, backbone, settle
 from gdui.labeling.looks import Looks
 from gdui.labeling.represent import Contrast, represent
+from gdui.spice_config import RepresentConfig
 from gdui.training.history import History
 from gdui.training.order import rows_of
 
@@ -41,7 +37,7 @@ def weights(folder: Path) -> bytes:
 def plain_steps(steps: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """MoCo as its text says: all logits at once, cross-entropy, one loop over the groups."""
     looks, settings = Looks.of(pixels()), SETTINGS
-    state = Contrast.begin("small", 1, settings, 3, torch.device("cpu"))
+    state = Contrast.begin(looks, settings, 3, torch.device("cpu"))
     query, key, queue = state.query.train(), state.key.train(), state.queue.clone()
     velocity = [torch.zeros_like(p) for p in query.parameters()]
     for step in range(steps):
@@ -80,17 +76,7 @@ def test_steps_equal_a_plain_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
-    script = textwrap.dedent(f"""
-        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from pathlib import Path
-        import test_represent
-        test_represent.learn(Path(sys.argv[1]))
-    """)
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "killed")])
-    while not list((tmp_path / "killed").glob("step-*.json")) and process.poll() is None:
-        pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_after_first_checkpoint("test_represent", "learn", tmp_path / "killed")
     one, other = learn(tmp_path / "killed"), learn(tmp_path / "whole")
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
@@ -98,21 +84,7 @@ def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
 
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDUI_PRECISION", "float32")
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from pathlib import Path
-        import torch.distributed as dist
-        import test_represent
-        dist.init_process_group("gloo")
-        test_represent.learn(Path(sys.argv[1]))
-        dist.destroy_process_group()
-    """)
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29715"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GDUI_PRECISION": "float32"}
-    subprocess.run([*torchrun, str(script), str(tmp_path / "two")], check=True, capture_output=True, env=environment)
+    run_on_two_ranks("test_represent", "learn", tmp_path / "two", port=29715)
     learn(tmp_path / "one")
     one, two = History(tmp_path / "one").newest(), History(tmp_path / "two").newest()
     assert one is not None
@@ -155,6 +127,7 @@ def test_the_network_is_centred_and_takes_the_pictures_own_statistics(
 def test_backbones_take_small_pictures(name: str, channels: int) -> None:
     network = backbone(name, channels).eval()
     assert network(torch.zeros(2, 3, 8, 8)).shape == (2, network.dim)
+    assert backbone(name, channels, side=64).eval()(torch.zeros(2, 3, 64, 64)).shape == (2, network.dim)
 
 
 def test_a_resnet_has_the_names_of_torchvision() -> None:

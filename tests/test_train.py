@@ -1,10 +1,5 @@
 """Training learns, goes on after a kill to the same bytes, and is the same on two ranks as on one."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import kill_after_first_checkpoint, run_on_two_ranks
 
 from gdui.diffusion.classifier import Classifier, ClassifierConfig
 from gdui.diffusion.losses import classifier_loss, denoiser_loss
@@ -55,17 +51,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path, change: dict[str, 
 
 
 def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
-    script = textwrap.dedent(f"""
-        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from pathlib import Path
-        import test_train
-        test_train.train(Path(sys.argv[1]))
-    """)
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "killed")])
-    while not list((tmp_path / "killed").glob("step-*.json")) and process.poll() is None:
-        pass
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_after_first_checkpoint("test_train", "train", tmp_path / "killed")
     train(tmp_path / "killed")
     train(tmp_path / "whole")
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
@@ -73,22 +59,7 @@ def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
 
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDUI_PRECISION", "float32")
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from dataclasses import replace
-        from pathlib import Path
-        import torch.distributed as dist
-        import test_train
-        dist.init_process_group("gloo")
-        test_train.undisturbed(Path(sys.argv[1]))
-        dist.destroy_process_group()
-    """)
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29713"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GDUI_PRECISION": "float32"}
-    subprocess.run([*torchrun, str(script), str(tmp_path / "two")], check=True, capture_output=True, env=environment)
+    run_on_two_ranks("test_train", "undisturbed", tmp_path / "two", port=29713)
     undisturbed(tmp_path / "one")
     one, two = History(tmp_path / "one").newest(), History(tmp_path / "two").newest()
     assert one is not None

@@ -18,14 +18,18 @@ SHAPES: dict[str, tuple[type[BasicBlock] | type[Bottleneck], Sequence[int], Sequ
     "resnet50": (Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512)),
 }
 NAMES = tuple(SHAPES)
+SMALL = 32  # pixels to a side
 
 
 class Backbone(nn.Module):
     """Features [B, dim] of pictures [B, 3, H, W]; of `channels` 1 it looks at the first of them alone.
 
-    The stem is 3 x 3 with stride 1, so a picture of 8 or 32 pixels is not worn away before the first block. `center`
-    [dim] is taken off the features: those of a ReLU network all point one way, and angles between them tell little.
+    The stem is 3 x 3 with stride 1, so a picture of 8 or 32 pixels is not worn away before the first block; with `pool`
+    it halves larger ones. `center` [dim] is taken off the features: those of a ReLU network all point one way, and
+    angles between them tell little.
     """
+
+    name = ""
 
     def __init__(
         self,
@@ -33,9 +37,10 @@ class Backbone(nn.Module):
         depths: Sequence[int],
         widths: Sequence[int],
         channels: int = 3,
+        pool: bool = False,
     ) -> None:
         super().__init__()
-        self.channels, self.dim = channels, widths[-1] * block.expansion
+        self.channels, self.pool, self.dim = channels, pool, widths[-1] * block.expansion
         self.conv1 = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         inputs, layers = widths[0], []
@@ -57,16 +62,21 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x[:, : self.channels])))
+        if self.pool:
+            x = F.max_pool2d(x, 2, 2, 1)
         for layer in self.layers:
             x = self.get_submodule(layer)(x)
         return x.float().mean((2, 3)) - self.center
 
 
-def backbone(name: str, channels: int = 3) -> Backbone:
-    """A network of this name with fresh weights, drawn from torch's own generator."""
+def backbone(name: str, channels: int = 3, *, side: int = 32) -> Backbone:
+    """A network of this name, for pictures of `side` pixels, with fresh weights from torch's own generator."""
+    name = ("small" if side <= SMALL else "resnet18") if name == "auto" else name
     if name not in SHAPES:
         raise ValueError(f"backbone must be one of {', '.join(NAMES)}, not {name!r}")
-    return Backbone(*SHAPES[name], channels)
+    made = Backbone(*SHAPES[name], channels, side > SMALL)
+    made.name = name
+    return made
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ N is the number of images, d of feature dimensions, K of clusters, H of heads. N
 image only its cluster, the probability of that and the margin of its logit over the next one are kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ __all__ = ["Assignment", "Centroids", "HeadFit", "Heads", "assign", "fit_centroi
 Matrix = npt.NDArray[np.float32]
 
 BLOCK_CELLS = 1 << 24
+SAMPLE = 4096  # images that a head's beginning is measured on
 
 
 class Assignment(NamedTuple):
@@ -129,8 +130,14 @@ def fit_heads(
     rate: float = 0.005,
     top_share: float = 0.5,
     seed: int = 0,
+    given: Sequence[npt.NDArray[np.integer]] = (),
+    worth: Callable[[npt.NDArray[np.int32]], float] | None = None,
 ) -> HeadFit:
     """Trains `heads` clustering heads on unit features [N, d], all in one stack, and keeps the one of lowest loss.
+
+    The first of them learn the clusters [N] in `given`, one each, in place of labels of their own. With `worth`, the
+    head is kept whose clusters [N] are worth most: a low loss may also come from clusters of one size that cut through
+    a class.
 
     Each batch of B images gets pseudo-labels from the head itself (see `pseudo_labels`); then Adam lowers the
     cross-entropy of the doubly soft-maxed scores. After an epoch a cluster that no image fell into takes over a copy
@@ -140,7 +147,7 @@ def fit_heads(
         raise ValueError(f"k must be between 1 and the {len(features)} rows of features, not {k}")
     random = torch.Generator().manual_seed(seed)
     rows = torch.from_numpy(features)
-    weights = _initial(heads, features.shape[1], hidden, k, random)
+    weights = _initial(heads, rows, hidden, k, random)
     descent = torch.optim.Adam(weights, lr=rate)
     revived = torch.zeros(heads, dtype=torch.int64)
     losses = torch.zeros(heads)
@@ -153,13 +160,18 @@ def fit_heads(
                 scores = _forward(weights, x).softmax(dim=2)
             sizes += torch.nn.functional.one_hot(scores.argmax(dim=2), k).sum(dim=1)
             members = torch.stack([pseudo_labels(x, score, top_share) for score in scores])
+            for head, clusters in enumerate(given):
+                _draw_members(members[head], torch.from_numpy(clusters)[chosen], random)
             collected += _maximise(weights, descent, x, members, step, random)
         losses = torch.stack(collected).mean(dim=0)
         if epoch < epochs - 1:
             revived += _revive(weights, sizes, random)
-    kept = int(losses.argmin())
-    model = Heads(*(np.ascontiguousarray(w[kept].squeeze(0).detach().numpy()) for w in weights))
-    return HeadFit(model, losses.double().numpy(), kept, int(revived[kept]))
+    trained = [_head(weights, at) for at in range(heads)]
+    if worth is None:
+        kept = int(losses.argmin())
+    else:
+        kept = int(np.argmax([worth(assign(head, features).cluster) for head in trained]))
+    return HeadFit(trained[kept], losses.double().numpy(), kept, int(revived[kept]))
 
 
 def pseudo_labels(features: Tensor, scores: Tensor, top_share: float = 0.5) -> Tensor:
@@ -175,12 +187,32 @@ def pseudo_labels(features: Tensor, scores: Tensor, top_share: float = 0.5) -> T
     return (features @ prototypes.T).topk(size, dim=0).indices.T
 
 
-def _initial(heads: int, inputs: int, hidden: int, k: int, random: torch.Generator) -> list[Tensor]:
-    """He's initialisation for inputs of unit length."""
-    first = torch.randn(heads, inputs, hidden, generator=random) * 2**0.5
+def _head(weights: list[Tensor], at: int) -> Heads:
+    return Heads(*(np.ascontiguousarray(value[at].squeeze(0).detach().numpy()) for value in weights))
+
+
+def _initial(heads: int, rows: Tensor, hidden: int, k: int, random: torch.Generator) -> list[Tensor]:
+    """He's initialisation for inputs of unit length, then every cluster's logit brought to mean 0 and variance 1.
+
+    Left as drawn, a few outputs lie above all others for every image, and the other clusters begin empty or confused.
+    """
+    first = torch.randn(heads, rows.shape[1], hidden, generator=random) * 2**0.5
     second = torch.randn(heads, hidden, k, generator=random) * (2 / hidden) ** 0.5
     values = [first, torch.zeros(heads, 1, hidden), second, torch.zeros(heads, 1, k)]
+    sample = rows[:: -(-len(rows) // SAMPLE)]
+    logits = _forward(values, sample)
+    spread, mean = torch.var_mean(logits, dim=1, keepdim=True, correction=0)
+    scale = torch.where(spread > 1e-12, spread, 1).rsqrt()
+    values[2], values[3] = second * scale, -mean * scale
     return [value.requires_grad_() for value in values]
+
+
+def _draw_members(members: Tensor, clusters: Tensor, random: torch.Generator) -> None:
+    """Fills each row of members [K, m] with images of that cluster, drawn by lot; one without images is left alone."""
+    for row, drawn in enumerate(members):
+        own = (clusters == row).nonzero().flatten()
+        if len(own):
+            drawn.copy_(own[torch.randint(len(own), drawn.shape, generator=random)])
 
 
 def _forward(weights: list[Tensor], x: Tensor) -> Tensor:

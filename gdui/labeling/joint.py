@@ -19,16 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gdui.config import JointConfig
 from gdui.labeling.augment import draws
 from gdui.labeling.backbones import Backbone, settle
 from gdui.labeling.looks import Looks, Pixels
+from gdui.spice_config import JointConfig
 from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
 from gdui.training.order import rows_of
 from gdui.training.precision import autocast
 from gdui.training.ranks import place, sum_over_ranks
 
-__all__ = ["Head", "Joint", "Reliable", "choose", "train_jointly"]
+__all__ = ["Head", "Joint", "Reliable", "choose", "step", "train_jointly"]
 
 Matrix = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -158,7 +158,7 @@ def train_jointly(
     steps = max(1, settings.epochs * len(pixels) // settings.batch)
     while state.step < steps:
         started = time.perf_counter()
-        loss = _step(state, pixels, looks, taught, settings, steps, seed)
+        loss = step(state, pixels, looks, taught, settings, steps, seed)
         state.step += 1
         if place()[0] == 0:
             speed, rate = settings.batch / (time.perf_counter() - started), state.optimiser.param_groups[0]["lr"]
@@ -172,7 +172,7 @@ def train_jointly(
     return settle(learned, partial(looks.batches, pixels, torch.device(device))), top
 
 
-def _step(
+def step(
     state: Joint, pixels: Pixels, looks: Looks, taught: Reliable, settings: JointConfig, steps: int, seed: int
 ) -> float:
     """One update by eq. 9; the loss. All views of a step share their batch norms, so none can be told by them."""

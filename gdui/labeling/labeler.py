@@ -1,6 +1,7 @@
 """Labeler: images and class names in, a label with its reason out. The order of the stages stands only here."""
 
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from gdui import checks
 from gdui.config import Config
+from gdui.images import open_source
 from gdui.labeling import consensus, criterion, graph, linear, naming
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign, fit_centroids, fit_heads, scaled
 from gdui.labeling.encoders import LazyEncoder, seen_by
@@ -20,6 +22,7 @@ from gdui.labeling.learned import RULE, Decision, Learned, calibrated, confidenc
 from gdui.labeling.neighbors import neighbors
 from gdui.labeling.outcome import Clock, Outcome, Progress, Table
 from gdui.labeling.select import consistency_from_neighbors
+from gdui.labeling.spice import SPICE, Spice, clusters_from_pixels, learn_source
 from gdui.labels import Facts, Labels
 
 __all__ = ["Labeler", "Progress"]
@@ -46,8 +49,8 @@ class Labeler:
         clustered while `encoder` finds the names.
     overrides: settings of `gdui.config.Config` by dotted name, as in `**{"refine.sigma": 0.4}`.
 
-    After a fit, `criterion` says how good each number of clusters was (with k="auto"), and `shares` how large the
-    classes were taken to be (with the graph).
+    After a fit, `criterion` says how good each number of clusters was (with k="auto"), `shares` how large the classes
+    were taken to be (with the graph), and `spice` is what was learned from the pixels (with clusterer "spice").
     """
 
     def __init__(
@@ -62,14 +65,17 @@ class Labeler:
     ) -> None:
         self.classes, self.descriptions = checks.class_names(classes), checks.descriptions(classes)
         self.config = Config.named(preset, k=k, seed=seed, **overrides)
+        self._intake: Intake
         self._set_encoders(encoder, cluster_by)
         self.criterion: dict[int, float] = {}
         self.shares: npt.NDArray[np.float64] | None = None
+        self.spice: Spice | None = None
         self._learned: Learned | None = None
         self._facts = Facts()
 
     def fit(self, source: Any = None, **given: Unpack[Given]) -> Self:
         """Learns from images, and remembers it for `predict`; for the arguments see `fit_predict`."""
+        self._look(source, given)
         self._learn(self._intake.images(source, given, Facts()), Clock(given.get("progress")))
         return self
 
@@ -87,6 +93,7 @@ class Labeler:
                 listed in the `quarantine` of the labels.
             given: features, embeddings, opinions, ids, progress; see `gdui.labeling.intake.Given`.
         """
+        self._look(source, given)
         images, clock = self._intake.images(source, given, Facts()), Clock(given.get("progress"))
         return self._labels(images, clock, self._learn(images, clock))
 
@@ -102,6 +109,9 @@ class Labeler:
         about = {"classes": self.classes, "descriptions": self.descriptions, "config": self.config.to_dict()}
         about |= {"encoder": namer.name, "callable": namer.lost}
         about |= {"cluster_by": seer.name, "cluster_callable": seer.lost} if seer else {}
+        Path(path).mkdir(parents=True, exist_ok=True)
+        if self.spice is not None:
+            self.spice.save(Path(path) / SPICE)
         self._fitted().save(Path(path), about | {"facts": self._facts.to_json()})
 
     @classmethod
@@ -119,7 +129,14 @@ class Labeler:
             about.get("cluster_by") or None if cluster_by is None else cluster_by,
             lost=(about.get("callable", ""), about.get("cluster_callable", "")),
         )
+        if (Path(path) / SPICE).exists():
+            labeler.use(Spice.load(Path(path) / SPICE))
         return labeler
+
+    def use(self, spice: Spice) -> None:
+        """Clusters by what was learned from pixels earlier, so that a fit need not learn it again."""
+        self.spice = spice
+        self._intake = replace(self._intake, seer=LazyEncoder(spice.encoder(self.config.encode.batch)))
 
     def _set_encoders(self, encoder: Any, cluster_by: Any, lost: tuple[str, str] = ("", "")) -> None:
         settings = self.config.encode
@@ -129,6 +146,17 @@ class Labeler:
         seer = None if other is None and not lost[1] else LazyEncoder(other, settings.batch, lost[1])
         namer = LazyEncoder(encoder, settings.batch, lost[0])
         self._intake = Intake(self.classes, self.descriptions, settings.templates, namer, seer)
+
+    def _look(self, source: Any, given: Given) -> None:
+        """With clusterer "spice", lets a network learn from the pictures before anything else does."""
+        if self.config.clusterer != "spice" or self.spice is not None:
+            return
+        if source is None:
+            raise ValueError("clusterer 'spice' learns from pixels: hand in a source of images, not their features")
+        k = clusters_from_pixels(self.config, len(self.classes))
+        opened = open_source(source, ids=given.get("ids"))
+        with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
+            self.use(learn_source(opened, k, self.config, folder, progress=given.get("progress")))
 
     def _fitted(self) -> Learned:
         if self._learned is None:
@@ -143,7 +171,7 @@ class Labeler:
         rows = _sample(len(images), max(config.fit_rows, ROWS_PER_CLASS * len(self.classes)), config.seed)
         clock.total = len(rows)
         features, opinion = images.rows(rows)
-        learned = Learned.blank(features, centred=config.graph.enabled)
+        learned = Learned.blank(features, centred=config.graph.enabled and self.spice is None)
         unit, votes = learned.unit(features), opinion.argmax(axis=1)
         with clock.stage("neighbors"):
             reach = min(max(config.neighbors.consistency - 1, config.graph.neighbors), len(rows) - 1)
@@ -207,6 +235,8 @@ class Labeler:
     def _clusters(self, unit: Matrix, modes: Matrix, near: Indices) -> tuple[Centroids | Heads, Assignment]:
         """What puts an image into a cluster, and where it puts these."""
         config, settings = self.config, self.config.cluster
+        if config.clusterer == "spice" and self.spice is not None:
+            return self.spice.head, assign(self.spice.head, unit)
         k = min(self._k(modes, near), len(unit))
         if config.clusterer == "heads":
             trained = fit_heads(

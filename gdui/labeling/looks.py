@@ -23,11 +23,13 @@ SMALL = 32
 class Looks:
     """Everything about a heap of pictures that a network must be told before it sees them.
 
-    channels: 1 where all pictures are grey, else 3.   mean, std: of each channel, with pixels in [0, 1].
+    side: pixels to a side.   channels: 1 where all pictures are grey, else 3.
+    mean, std: of each channel, with pixels in [0, 1].
     contrast, weak, strong: the views of contrastive learning, and of joint training.
     fingerprint: tells this heap from others.
     """
 
+    side: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -48,7 +50,9 @@ class Looks:
         drawn = views == "drawn" or (views == "auto" and channels == 1 and pixels.shape[1] <= SMALL)
         chosen = (DRAWN, WEAK_DRAWN, STRONG_DRAWN) if drawn else (NATURAL, WEAK, STRONG)
         stamp = hashlib.blake2b(sample.data, digest_size=8).hexdigest()
-        return cls(channels, tuple(mean.tolist()), tuple(std.tolist()), *chosen, f"{len(pixels)}-{stamp}")
+        return cls(
+            pixels.shape[1], channels, tuple(mean.tolist()), tuple(std.tolist()), *chosen, f"{len(pixels)}-{stamp}"
+        )
 
     def views(self, pixels: Pixels, u: Tensor, device: torch.device, how: Views | None = None) -> Tensor:
         """One normalised view of each picture [B, C, H, W], made from u [B, DRAWS]; `contrast`'s by default."""

@@ -18,16 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdui import ops
-from gdui.config import RepresentConfig
 from gdui.labeling.augment import draws
 from gdui.labeling.backbones import Backbone, backbone, centre, settle
 from gdui.labeling.looks import Looks, Pixels
+from gdui.spice_config import RepresentConfig
 from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
 from gdui.training.order import rows_of
 from gdui.training.precision import autocast, compiled
 from gdui.training.ranks import gathered, place, sum_over_ranks
 
-__all__ = ["Contrast", "represent"]
+__all__ = ["Contrast", "represent", "step"]
 
 Progress = Callable[[int, int], None]
 WARMUP = 20  # steps
@@ -44,11 +44,11 @@ class Contrast:
     step: int = 0
 
     @classmethod
-    def begin(cls, name: str, channels: int, settings: RepresentConfig, seed: int, device: torch.device) -> "Contrast":
+    def begin(cls, looks: Looks, settings: RepresentConfig, seed: int, device: torch.device) -> "Contrast":
         """Fresh weights, the same in both networks, and a queue of random directions."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            trunk = backbone(name, channels)
+            trunk = backbone(settings.backbone, looks.channels, side=looks.side)
             projection = nn.Sequential(nn.Linear(trunk.dim, trunk.dim), nn.ReLU(), nn.Linear(trunk.dim, settings.width))
             queue = F.normalize(torch.randn(settings.queue, settings.width), dim=1).to(device)
         query = nn.Sequential(trunk, projection).to(device).to(memory_format=torch.channels_last)
@@ -92,8 +92,7 @@ def represent(
     rank, ranks = place()
     if settings.groups % ranks:
         raise ValueError(f"represent.groups must be a multiple of the {ranks} ranks, not {settings.groups}")
-    name = ("small" if pixels.shape[1] <= 32 else "resnet18") if settings.backbone == "auto" else settings.backbone
-    state = Contrast.begin(name, looks.channels, settings, seed, torch.device(device))
+    state = Contrast.begin(looks, settings, seed, torch.device(device))
     history, facts = History(folder), {"recipe": asdict(settings) | {"seed": seed, "pictures": looks.fingerprint}}
     if saved := history.resume(facts["recipe"]):
         state.restore(saved)
@@ -101,7 +100,7 @@ def represent(
     forwards = [compiled(network.train(), settings.compile) for network in (state.query, state.key)]
     while state.step < steps:
         started = time.perf_counter()
-        loss = _step(state, forwards[0], forwards[1], pixels, looks, settings, steps, seed)
+        loss = step(state, forwards[0], forwards[1], pixels, looks, settings, steps, seed)
         state.step += 1
         if rank == 0:
             speed = settings.batch / (time.perf_counter() - started)
@@ -117,7 +116,7 @@ def represent(
     return centre(settle(cast(Backbone, taught[0]), plain), plain())
 
 
-def _step(
+def step(
     state: Contrast,
     query: Callable[..., Any],
     key: Callable[..., Any],
@@ -172,8 +171,9 @@ def _rate(settings: RepresentConfig, step: int, steps: int) -> float:
 
 
 def _fitting(settings: RepresentConfig, pictures: int) -> RepresentConfig:
-    """The queue in whole batches, none of its pictures there twice."""
+    """Neither a batch nor the queue, which is in whole batches, holds a picture twice, if there are enough of them."""
     if pictures < 2:
         raise ValueError(f"pixels must hold at least two pictures to tell apart, not {pictures}")
-    whole = min(settings.queue, pictures) // settings.batch * settings.batch
-    return replace(settings, queue=max(settings.batch, whole))
+    most = max(pictures // settings.groups, 2) * settings.groups
+    batch = min(settings.batch, most)
+    return replace(settings, batch=batch, queue=max(batch, min(settings.queue, pictures) // batch * batch))

@@ -1,52 +1,128 @@
 """SPICE from pixels: the three stages in their order, each continuing where a killed run left it."""
 
+import json
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from gdui.config import Config
-from gdui.labeling.backbones import Backbone, outputs
-from gdui.labeling.cluster import Assignment, Heads, assign, fit_heads
-from gdui.labeling.joint import Head, Reliable, choose, train_jointly
+from gdui.images import Source, Transform, batches
+from gdui.images.decode import UnreadableError, decode
+from gdui.labeling import graph
+from gdui.labeling.backbones import Backbone, backbone, outputs
+from gdui.labeling.cluster import Assignment, HeadFit, Heads, assign, fit_centroids, fit_heads
+from gdui.labeling.encoders import Encoder, load_encoder
+from gdui.labeling.joint import Head, choose, train_jointly
 from gdui.labeling.looks import Looks, Pixels
-from gdui.labeling.neighbors import consistency
+from gdui.labeling.neighbors import consistency, neighbors
 from gdui.labeling.represent import represent
+from gdui.runs import atomic_path
 
-__all__ = ["Spice", "learn"]
+__all__ = [
+    "SPICE",
+    "Decoded",
+    "Spice",
+    "Stages",
+    "cluster_of_class",
+    "clusters_from_pixels",
+    "learn",
+    "learn_source",
+    "pictures_of",
+]
 
 Progress = Callable[[str, int, int], None]
+NAME = "spice"  # of the encoder that comes out
+SPICE = "spice.safetensors"  # and of the file it stands in
+LARGEST = 96  # pixels to a side, where none are asked for
+DECODED = 256
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Spice:
-    """What was learned: the network, the head on its unit features, and where the images fall.
+class Decoded:
+    """All pictures of a source that can be read, and their ids."""
 
-    before: where they fell after stage 2.   reliable: the images that taught stage 3.
-    """
+    pixels: Pixels
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class Spice:
+    """What was learned from pixels: the network, the head on its unit features, and how pictures are brought to it."""
 
     trunk: Backbone
     head: Heads
-    looks: Looks
-    found: Assignment
-    before: Assignment
-    reliable: Reliable
-    revived: int
+    transform: Transform
+
+    def encoder(self, batch: int | None = None) -> Encoder:
+        """The network as any other encoder: its vectors go into a feature store, its hash tells them from others."""
+        made = load_encoder(self.trunk, transform=self.transform, dtype="float32", batch=batch)
+        return replace(made, name=NAME)
 
     def logits(self, features: npt.NDArray[np.float32]) -> Tensor:
-        """P as logits [n, K], from unit features [n, d]."""
+        """P as logits [n, K], from the encoder's vectors [n, d]."""
         return self.head(features)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes everything into one file of safetensors."""
+        head = {f"head.{name}": torch.from_numpy(getattr(self.head, name)) for name in Heads.__dataclass_fields__}
+        tensors = {f"trunk.{name}": value.cpu() for name, value in self.trunk.state_dict().items()} | head
+        about = {"backbone": self.trunk.name, "channels": self.trunk.channels, "size": self.transform.size}
+        about |= {"mean": self.transform.mean, "std": self.transform.std}
+        with atomic_path(path) as temporary:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"gdui": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """What `save` wrote."""
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["gdui"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            trunk = backbone(about["backbone"], about["channels"], side=about["size"])
+            trunk.load_state_dict({name: tensors[f"trunk.{name}"] for name in trunk.state_dict()})
+            head = Heads(**{name: tensors[f"head.{name}"].numpy() for name in Heads.__dataclass_fields__})
+        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{os.fspath(path)} holds nothing that was learned from pixels: {error!r}") from None
+        transform = _transform(about["size"], about["mean"], about["std"])
+        return cls(trunk.eval().requires_grad_(False), head, transform)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """How the images fell after stage 2 and after stage 3, and how many were reliable in each round."""
+
+    head: HeadFit
+    before: Assignment
+    after: Assignment
+    reliable: tuple[int, ...]
+
+
+def pictures_of(source: Source, size: int | None) -> Decoded:
+    """The pictures of a source, in memory; `size` None takes the shorter side of the first, at most 96 pixels."""
+    if size is None:
+        size = min(LARGEST, _first_side(source))
+    taken = list(batches(source.shards, _transform(size), DECODED))
+    ids = [id_ for batch in taken for id_ in batch.ids]
+    if not ids:
+        raise ValueError(f"source {source.name!r} holds no image that can be read")
+    return Decoded(np.concatenate([batch.pixels for batch in taken]), ids)
 
 
 def learn(
@@ -58,34 +134,37 @@ def learn(
     given: npt.NDArray[np.integer] | None = None,
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
-) -> Spice:
-    """Clusters pictures by nothing but themselves; checkpoints stand below `folder`.
+) -> tuple[Spice, Stages]:
+    """Clusters pictures by nothing but themselves; the checkpoints of each stage stand below `folder`.
 
     Args:
-        pixels: uint8 [N, H, W, 3].
+        pixels: uint8 [N, size, size, 3].
         k: clusters.
-        given: classes that are known, -1 where none is [N]; their images join the reliable ones.
+        given: classes that are known, -1 where none is [N]; their images join the reliable ones, under the clusters
+            that hold most of each class.
         progress: called with (stage, pictures shown, pictures to show).
     """
+    if not 1 <= k <= len(pixels):
+        raise ValueError(f"k must be between 1 and the {len(pixels)} pictures, not {k}")
     folder, place = Path(folder), torch.device(device)
     looks = Looks.of(pixels, config.represent.views)
     tell = [None if progress is None else partial(progress, stage) for stage in ("represent", "joint")]
     trunk = represent(
         pixels, looks, config.represent, folder / "represent", seed=config.seed, device=place, progress=tell[0]
     )
-    unit = _unit(trunk, looks, pixels, place)
-    trained = fit_heads(unit, k, **_of_heads(config))
-    head, found = trained.model, assign(trained.model, unit)
-    log.info("head %d kept, loss %.3f, %d revived", trained.kept, trained.losses.min(), trained.revived)
-    before = found
+    unit = unit_features(trunk, looks, pixels, place)
+    fit = _heads(unit, k, config)
+    log.info("head %d kept, loss %.3f, %d revived", fit.kept, fit.losses.min(), fit.revived)
+    head, reliable = fit.model, []
+    before = found = assign(head, unit)
     for round_ in range(config.joint.rounds):
-        near = consistency(unit, found.cluster, min(config.neighbors.consistency, len(unit)), config.neighbors.method)
-        taught = choose(near, found.cluster, found.confidence, k, config.joint, given)
+        agree = consistency(unit, found.cluster, min(config.neighbors.consistency, len(unit)), config.neighbors.method)
+        pinned = None if given is None else cluster_of_class(found.cluster, given, k)[given]
+        taught = choose(agree, found.cluster, found.confidence, k, config.joint, pinned)
         log.info("round %d: %d of %d images are reliable", round_ + 1, len(taught.rows), len(unit))
-        top = Head(head.hidden, head.hidden_bias, head.out, head.out_bias)
+        reliable.append(len(taught.rows))
         trunk, top = train_jointly(
-            trunk,
-            top,
+            *_beginning(trunk, head, looks, config),
             pixels,
             looks,
             taught,
@@ -95,17 +174,99 @@ def learn(
             device=place,
             progress=tell[1],
         )
-        unit, head = _unit(trunk, looks, pixels, place), Heads(*top.arrays())
+        unit, head = unit_features(trunk, looks, pixels, place), Heads(*top.arrays())
         found = assign(head, unit)
-    return Spice(trunk, head, looks, found, before, taught, trained.revived)
+    spice = Spice(trunk, head, _transform(looks.side, looks.mean, looks.std))
+    return spice, Stages(fit, before, found, tuple(reliable))
 
 
-def _unit(trunk: Backbone, looks: Looks, pixels: Pixels, device: torch.device) -> npt.NDArray[np.float32]:
+def clusters_from_pixels(config: Config, classes: int) -> int:
+    """How many clusters are learned: as many as classes, unless told."""
+    if config.k == "auto":
+        raise ValueError("k can't be 'auto' with clusterer 'spice', whose heads must know it: give a number, or None")
+    return classes if config.k is None else int(config.k)
+
+
+def learn_source(
+    source: Source,
+    k: int,
+    config: Config,
+    folder: str | os.PathLike[str],
+    *,
+    known: Mapping[str, int] | None = None,
+    progress: Progress | None = None,
+) -> Spice:
+    """`learn` from the pictures of a source, on a GPU where there is one; `known` are classes by id."""
+    decoded = pictures_of(source, config.represent.size)
+    given = np.array([(known or {}).get(id_, -1) for id_ in decoded.ids], np.int64) if known else None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return learn(decoded.pixels, k, config, folder, given=given, device=device, progress=progress)[0]
+
+
+def cluster_of_class(cluster: npt.NDArray[np.integer], given: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.int64]:
+    """For each class that is given the cluster that stands for it, and -1 at the end, for images without a class.
+
+    Classes and clusters are paired so that most of the given images lie where they belong; a class for which no cluster
+    is left joins the one that holds most of it.
+    """
+    known = np.flatnonzero(given >= 0)
+    counts = np.zeros((int(given.max(initial=-1)) + 1, k), np.int64)
+    np.add.at(counts, (given[known], cluster[known]), 1)
+    wanted = counts.argmax(axis=1) if len(counts) else np.empty(0, np.int64)
+    rows, columns = linear_sum_assignment(-counts)
+    wanted[rows] = columns
+    return np.append(wanted, -1)
+
+
+def unit_features(trunk: Backbone, looks: Looks, pixels: Pixels, device: torch.device) -> npt.NDArray[np.float32]:
     """Features of all pictures at length 1 [N, d]."""
     rows = [F.normalize(found, dim=1).cpu() for found in outputs(trunk, looks.batches(pixels, device))]
     return torch.cat(rows).numpy()
 
 
-def _of_heads(config: Config) -> dict[str, Any]:
+def _beginning(trunk: Backbone, head: Heads, looks: Looks, config: Config) -> tuple[Backbone, Head]:
+    """What stage 3 starts from: the first two stages, or fresh weights of the same shapes."""
+    top = Head(head.hidden, head.hidden_bias, head.out, head.out_bias)
+    if config.joint.init == "warm":
+        return trunk, top
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        fresh = backbone(trunk.name, trunk.channels, side=looks.side)
+        for weight in top.weights:
+            torch.nn.init.normal_(weight, std=(2 / len(weight)) ** 0.5) if weight.ndim == 2 else weight.data.zero_()
+    return fresh, top
+
+
+def _heads(unit: npt.NDArray[np.float32], k: int, config: Config) -> HeadFit:
+    """Stage 2. Some heads learn clusters among the slow modes of the graph of neighbours, one a seed.
+
+    The graph then also says which head is kept: the one whose clusters its edges leave least.
+    """
     names = ("heads", "hidden", "batch", "step", "epochs", "rate", "top_share")
-    return {name: getattr(config.cluster, name) for name in names} | {"seed": config.seed}
+    settings: dict[str, Any] = {name: getattr(config.cluster, name) for name in names} | {"seed": config.seed}
+    if not config.cluster.informed or len(unit) < 3:
+        return fit_heads(unit, k, **settings)
+    reach = min(config.graph.neighbors, len(unit) - 1)
+    near = neighbors(unit, reach, config.neighbors.method, include_self=False)
+    count = min(config.graph.modes * k, config.graph.most_modes)
+    modes = graph.modes(graph.adjacency(near.indices, near.similarity), count, seed=config.seed)
+    seeds = range(config.seed, config.seed + min(config.cluster.informed, config.cluster.heads))
+    found = [assign(fit_centroids(modes, k, seed=seed), modes).cluster for seed in seeds]
+    return fit_heads(unit, k, **settings, given=found, worth=lambda clusters: graph.modularity(clusters, near.indices))
+
+
+def _transform(size: int, mean: Any = (0.5,), std: Any = (0.5,)) -> Transform:
+    """To a square of this size; one mean stands for all three channels of grey pictures."""
+    mean, std = (tuple(values) * (3 // len(values)) for values in (mean, std))
+    return Transform(size, filter="bilinear", mean=mean, std=std)
+
+
+def _first_side(source: Source) -> int:
+    """The shorter side of the first picture that can be read."""
+    for _, raw in chain.from_iterable(shard.read() for shard in source.shards):
+        with suppress(UnreadableError, OSError):
+            if isinstance(raw, np.ndarray):
+                return int(min(raw.shape[:2]))
+            if not isinstance(raw, UnreadableError):
+                return min(decode(raw if isinstance(raw, bytes) else raw.read_bytes()).size)
+    raise ValueError(f"source {source.name!r} holds no image that can be read")

@@ -22,6 +22,7 @@ from gdui.images.shards import fingerprint, stamp_files
 from gdui.labeling.encoders import Encoder, load_encoder, seen_by
 from gdui.labeling.features import FeatureStore, Ledger, encode_source, load_features
 from gdui.labeling.labeler import Labeler, Progress
+from gdui.labeling.spice import SPICE, Spice, clusters_from_pixels, learn_source
 from gdui.labels import Labels
 from gdui.labels.files import read_quarantine
 from gdui.labels.words import Diff
@@ -112,6 +113,7 @@ def label_run(
         if _is_done(run, stamp):
             return _outcome(run, Labels.from_run(run.path))
         job = _Job(run, inputs, config, progress)
+        job.learn(images, classes)
         job.encode(images, stamp)
         return job.finish(job.fit(classes), stamp)
 
@@ -132,6 +134,7 @@ def relabel_run(
             raise ValueError(f"{folder} has not encoded all of its images yet: run gdui label again first")
         before = Labels.from_parquet(run.labels) if run.labels.exists() else None
         job = _Job(run, inputs, config, progress)
+        job.learn(None, classes)
         if opinions is None and job.seer is not None and not run.embeddings.exists():
             raise ValueError(
                 f"{folder} has clustered features only: give --opinions for the new classes, or label again"
@@ -165,6 +168,8 @@ def predict_run(
         if _is_done(run, stamp):
             return _outcome(run, Labels.from_run(run.path))
         job = _Job(run, inputs, _config_of(manifest["settings"]), progress)
+        if (seen := Path(folder) / SPICE).exists():
+            job.spice = Spice.load(seen)
         labeler = Labeler.load(Path(folder) / LABELER, job.encoder)
         job.encode(images, stamp)
         return job.finish(labeler.predict(**job.arrays(), progress=progress), stamp)
@@ -205,6 +210,7 @@ class _Job:
     def __init__(self, run: Run, inputs: _Inputs, config: Config, progress: Progress | None) -> None:
         self.run, self.inputs, self.config, self.progress = run, inputs, config, progress
         self.labeler: Labeler | None = None
+        self.spice: Spice | None = None
         self.ledger: dict[str, tuple[float, int]] = {}
 
     @property
@@ -222,6 +228,8 @@ class _Job:
     def seer(self) -> Encoder | None:
         """What sees the images that are clustered, None where that is the encoder itself or features are ready."""
         settings = self.config.encode
+        if self.spice is not None:
+            return self.spice.encoder(settings.batch)
         return None if self.inputs.ready else self._load(seen_by(settings.encoder, settings.cluster_by))
 
     def _load(self, name: str | None) -> Encoder | None:
@@ -241,6 +249,20 @@ class _Job:
         left_out = {"left_out": len(ignored), "examples": list(ignored[:EXAMPLES])}
         self.run.finish("encode", source=stamp["source"], quarantined=quarantined, **left_out)
 
+    def learn(self, images: Source | None, classes: Classes) -> None:
+        """With clusterer "spice", lets a network learn from the pictures, or takes what an earlier call has learned."""
+        if self.config.clusterer != "spice":
+            return
+        path, k = self.run.path / SPICE, clusters_from_pixels(self.config, len(classes))
+        if images is None and not path.exists():
+            raise ValueError("clusterer 'spice' learns from pixels: hand in a source of images, not their features")
+        if images is not None and not self.run.done("learn"):
+            start, folder = time.perf_counter(), self.run.path / "spice"
+            learn_source(images, k, self.config, folder, progress=self.progress).save(path)
+            self.ledger["learn"] = time.perf_counter() - start, 0
+            self.run.finish("learn")
+        self.spice = Spice.load(path)
+
     def _encode(self, stage: str, images: Source, folder: Path, encoder: Encoder | None) -> pa.Table:
         """Fills the store in `folder`; the images that could not be read."""
         if encoder is None:
@@ -257,6 +279,8 @@ class _Job:
         settings = dict(self.config.items())
         preset, k, seed = (settings.pop(name) for name in ("preset", "k", "seed"))
         self.labeler = Labeler(classes, self.encoder, preset, k, seed, **settings)
+        if self.spice is not None:
+            self.labeler.use(self.spice)
         return self.labeler.fit_predict(**arrays, progress=self.progress)
 
     def finish(self, labels: Labels, stamp: dict[str, str]) -> Outcome:

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from gdui.images import Transform
 from gdui.labeling.encoders.encoder import Encoder, Forward, Settings, Tokenizer, lowered, weights_hash
+from gdui.labeling.encoders.published import SIDES, published_trunk, read_checkpoint
 
 __all__ = ["clip_encoder", "load_encoder", "seen_by"]
 
@@ -42,7 +44,8 @@ def load_encoder(
     Args:
         spec: "ViT-B-32/laion2b_s34b_b79k" (an open_clip model and tag), "ViT-B-32/weights.safetensors" (a file),
             "hf-hub:org/repo", "local-dir:path", "torchvision:mobilenet_v2/weights.safetensors" (its last linear layer
-            is cut off), "digits" (shipped), or a callable from normalised images [B, 3, H, W] to features [B, d].
+            is cut off), "spice:resnet34/checkpoint.pth.tar" (as MoCo and SPICE published them), "digits" (shipped), or
+            a callable from normalised images [B, 3, H, W] to features [B, d].
             "NAME#layer3" takes the flattened output of a part of the image tower in place of the embedding: there is
             no text tower then, but an inner layer often keeps more for clustering.
         transform: replaces the encoder's own way of bringing a picture to its input.
@@ -65,6 +68,11 @@ def load_encoder(
         return _callable_encoder(
             _InnerLayer(backbone, layer) if layer else backbone, transform or IMAGENET, settings, spec
         )
+    if whole.startswith("spice:"):
+        name, _, file = whole.removeprefix("spice:").partition("/")
+        side = SIDES.get(name, IMAGENET.size) if transform is None else transform.size
+        trunk = published_trunk(name, read_checkpoint(file), side)
+        return _callable_encoder(trunk, transform or replace(IMAGENET, size=side), settings, spec)
     model, tokens = _load_clip(f"local-dir:{DEMO}" if shipped else whole)
     if layer:
         own = _clip_transform(open_clip.get_model_preprocess_cfg(model))

@@ -1,0 +1,225 @@
+"""SPICE's stages from pixels beside the published algorithm's cost: our own plain rewrite of it, on the same pictures.
+
+The rewrite does what the publications say and no more cleverly: float32, every logit written out, the trunk run again
+for every view of every step, one head after the other, similarities of all pairs. It makes its views in batches, as we
+do, though the published code makes them one by one.
+"""
+
+import copy
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from benchmarks.harness import Bench
+from gdui.config import ClusterConfig, JointConfig, RepresentConfig
+from gdui.demo.digits import images
+from gdui.evaluation.agreement import mapped_accuracy
+from gdui.labeling.augment import draws
+from gdui.labeling.backbones import Backbone
+from gdui.labeling.cluster import Heads, assign, fit_heads
+from gdui.labeling.joint import Head, Joint, Reliable
+from gdui.labeling.joint import step as joint_step
+from gdui.labeling.looks import Looks, Pixels
+from gdui.labeling.represent import Contrast, represent
+from gdui.labeling.represent import step as contrast_step
+from gdui.labeling.spice import unit_features
+from gdui.training.order import rows_of
+
+DEVICES = ("cpu",)
+
+REPEATS, HEADS = 8, 10  # passes over the chosen images in one published epoch, and heads
+CPU = torch.device("cpu")
+
+
+def run(bench: Bench) -> None:
+    small, large = digits(), noise(512, 32)
+    stage_1(bench, "small, 8 x 8, batch 256", small, RepresentConfig(queue=1024))
+    stage_1(bench, "resnet18, 32 x 32, batch 64", large, RepresentConfig("resnet18", batch=64, queue=65536))
+    stage_2(bench, small, epochs=1 if bench.quick else 10)
+    stage_3(bench, "small, 8 x 8, batch 128", small)
+
+
+def digits() -> Pixels:
+    return images()[..., None].repeat(3, axis=3)
+
+
+def noise(count: int, side: int) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def stage_1(bench: Bench, size: str, pixels: Pixels, settings: RepresentConfig) -> None:
+    """One step of MoCo, beside a plain one."""
+    looks = Looks.of(pixels)
+    ours, theirs = (Contrast.begin(looks, settings, 0, CPU) for _ in range(2))
+
+    def way() -> float:
+        found = contrast_step(ours, ours.query.train(), ours.key.train(), pixels, looks, settings, 1000, 0)
+        ours.step += 1
+        return found
+
+    bench.compare(
+        f"stage 1, {size}",
+        {"plain eager float32": plain_contrast(theirs, pixels, looks, settings), "gdui": way},
+        agree=partial(agree, rtol=0.02),
+        peers=("plain eager float32",),
+        work=float(settings.batch),
+        unit="images/s",
+    )
+
+
+def plain_contrast(state: Contrast, pixels: Pixels, looks: Looks, settings: RepresentConfig) -> Callable[[], float]:
+    """A step of MoCo as its text says."""
+    query, key = (network.to(memory_format=torch.contiguous_format).train() for network in (state.query, state.key))
+    descent = torch.optim.SGD(query.parameters(), settings.rate, momentum=0.9, weight_decay=settings.decay)
+
+    def way() -> float:
+        rows = rows_of(state.step, len(pixels), settings.batch, 0)
+        shuffled = torch.from_numpy(np.random.default_rng([0, 1, state.step]).permutation(settings.batch))
+        first, second = (
+            looks.views(pixels[rows], draws(settings.batch, 0, 2 + which, state.step), CPU).contiguous()
+            for which in range(2)
+        )
+        q = F.normalize(torch.cat([query(part) for part in first.chunk(settings.groups)]), dim=1)
+        with torch.no_grad():
+            found = torch.cat([key(part) for part in second[shuffled].chunk(settings.groups)])
+            k = F.normalize(found, dim=1)[torch.argsort(shuffled)]
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ state.queue.T], 1) / settings.temperature
+        loss = F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+        with torch.no_grad():
+            for mean, p in zip(key.parameters(), query.parameters(), strict=True):
+                mean.mul_(settings.momentum).add_(p, alpha=1 - settings.momentum)
+            at = state.step * settings.batch % len(state.queue)
+            state.queue[at : at + settings.batch] = k
+        state.step += 1
+        return float(loss.detach())
+
+    return way
+
+
+def stage_2(bench: Bench, pixels: Pixels, epochs: int) -> None:
+    """All heads for so many epochs, features included, and how right they are."""
+    looks, truth = Looks.of(pixels), load_digits().target
+    with tempfile.TemporaryDirectory() as folder:
+        trunk = represent(pixels, looks, RepresentConfig(epochs=3 if bench.quick else 40), folder)
+
+    def ours() -> float:
+        unit = unit_features(trunk, looks, pixels, CPU)
+        return mapped_accuracy(assign(fit_heads(unit, 10, heads=HEADS, epochs=epochs).model, unit).cluster, truth)
+
+    def theirs() -> float:
+        unit = unit_features(trunk, looks, pixels, CPU)
+        return mapped_accuracy(assign(plain_heads(trunk, looks, pixels, unit, epochs), unit).cluster, truth)
+
+    size, found = f"stage 2, digits, {epochs} epoch{'s' * (epochs > 1)}", {}
+    for name, way, role in (("gdui", ours, "ours"), ("trunk run at each step", theirs, "peer")):
+        start = time.perf_counter()
+        found[name] = way()
+        bench.record(size, name, "time", "s", [time.perf_counter() - start], role)
+        bench.record(size, name, "clustering", "share", [found[name]], role)
+    assert bench.quick or found["gdui"] >= found["trunk run at each step"] - 0.01, found
+
+
+def plain_heads(trunk: Backbone, looks: Looks, pixels: Pixels, unit: np.ndarray, epochs: int) -> Heads:
+    """The published stage 2: scores from weak views, then 8 passes of strong views through the trunk for every head."""
+    torch.manual_seed(0)
+    heads = [nn.Sequential(nn.Linear(trunk.dim, 512), nn.ReLU(), nn.Linear(512, 10)) for _ in range(HEADS)]
+    descents = [torch.optim.Adam(head.parameters(), ClusterConfig().rate) for head in heads]
+    rows, size, number = torch.from_numpy(unit), len(pixels) // 10, itertools.count()
+
+    def seen(chosen: np.ndarray, how: Any) -> Tensor:
+        with torch.no_grad():
+            u = draws(len(chosen), 0, next(number))
+            return F.normalize(trunk(looks.views(pixels[chosen], u, CPU, how).contiguous()), dim=1)
+
+    losses = torch.zeros(HEADS)
+    for _ in range(epochs):
+        weak = torch.cat(
+            [seen(part, looks.weak) for part in np.array_split(np.arange(len(pixels)), len(pixels) // 100)]
+        )
+        chosen = []
+        for head in heads:
+            best = head(weak).softmax(1).topk(size // 2, dim=0).indices.T
+            chosen.append((rows @ rows[best].mean(1).T).topk(size, dim=0).indices.T.flatten().numpy())
+        target = torch.arange(10).repeat_interleave(size)
+        losses.zero_()
+        for _ in range(REPEATS):
+            for part in torch.randperm(len(target)).split(128):
+                for h, head in enumerate(heads):
+                    scores = head(seen(chosen[h][part.numpy()], looks.strong)).softmax(1)
+                    loss = F.cross_entropy(scores, target[part])
+                    descents[h].zero_grad()
+                    loss.backward()
+                    descents[h].step()
+                    losses[h] += loss.detach()
+    first, _, second = heads[int(losses.argmin())]
+    weights = (first.weight.T, first.bias[None], second.weight.T, second.bias[None])
+    return Heads(*(value.detach().contiguous().numpy() for value in weights))
+
+
+def stage_3(bench: Bench, size: str, pixels: Pixels) -> None:
+    """One step of joint training, beside one that runs the trunk for each kind of view."""
+    looks, settings = Looks.of(pixels), JointConfig()
+    torch.manual_seed(0)
+    trunk = Contrast.begin(looks, RepresentConfig(), 0, CPU).query[0]
+    shapes = ((trunk.dim, 512), (512,), (512, 10), (10,))
+    head = Head(*(np.random.default_rng(0).standard_normal(shape).astype(np.float32) * 0.1 for shape in shapes))
+    taught = Reliable(np.arange(len(pixels)), load_digits().target.astype(np.int64), np.full(10, 0.9))
+    ours, theirs = (Joint.begin(trunk, head, settings, CPU) for _ in range(2))
+
+    def way() -> float:
+        found = joint_step(ours, pixels, looks, taught, settings, 1000, 0)
+        ours.step += 1
+        return found
+
+    bench.compare(
+        f"stage 3, {size}",
+        {"plain eager float32": plain_joint(theirs, pixels, looks, taught, settings), "gdui": way},
+        agree=partial(agree, rtol=0.1),
+        peers=("plain eager float32",),
+        work=float(settings.batch),
+        unit="images/s",
+    )
+
+
+def plain_joint(
+    state: Joint, pixels: Pixels, looks: Looks, taught: Reliable, settings: JointConfig
+) -> Callable[[], float]:
+    """A step of FixMatch as its text says: one pass of the network for each kind of view."""
+    network = copy.deepcopy(state.network).to(memory_format=torch.contiguous_format).train()
+    descent = torch.optim.SGD(network.parameters(), settings.rate, momentum=0.9, weight_decay=settings.decay)
+
+    def way() -> float:
+        some = rows_of(state.step, len(taught.rows), settings.batch, 0)
+        any_ = rows_of(state.step, len(pixels), settings.batch, 1)
+        seen = [
+            looks.views(pixels[rows], draws(settings.batch, 0, 10 + which, state.step), CPU, how).contiguous()
+            for which, (rows, how) in enumerate([(some, looks.weak), (any_, looks.weak), (any_, looks.strong)])
+        ]
+        logits = [network(views) for views in seen]
+        sure, says = logits[1].detach().softmax(1).max(1)
+        follows = F.cross_entropy(logits[2], says, reduction="none") * (sure >= settings.threshold)
+        loss = F.cross_entropy(logits[0], torch.from_numpy(taught.cluster[some])) + follows.mean()
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+        state.step += 1
+        return float(loss.detach())
+
+    return way
+
+
+def agree(results: Mapping[str, float], rtol: float) -> None:
+    """The first step of both has the same loss, but for mixed precision."""
+    np.testing.assert_allclose(results["gdui"], results["plain eager float32"], rtol=rtol)

@@ -1,0 +1,39 @@
+"""Runs of a test module's function in other processes: one that is killed, and two that work as one."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def kill_after_first_checkpoint(module: str, function: str, folder: Path) -> None:
+    """Calls `function(folder)` of a test module elsewhere, and kills it once a checkpoint stands there."""
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); from pathlib import Path; import {module}; "
+    process = subprocess.Popen([sys.executable, "-c", f"{code}{module}.{function}(Path(sys.argv[1]))", str(folder)])
+    while not list(folder.glob("step-*.json")) and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def run_on_two_ranks(module: str, function: str, folder: Path, *, port: int) -> None:
+    """Calls `function(folder)` of a test module under torchrun, in float32, so that sums may be taken in any order."""
+    script = folder.parent / f"{folder.name}.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys; sys.path.insert(0, {str(HERE)!r})
+        from pathlib import Path
+        import torch.distributed as dist
+        import {module}
+        dist.init_process_group("gloo")
+        {module}.{function}(Path(sys.argv[1]))
+        dist.destroy_process_group()
+        """)
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GDUI_PRECISION": "float32"}
+    subprocess.run([*torchrun, str(script), str(folder)], check=True, capture_output=True, env=environment)

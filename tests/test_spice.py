@@ -1,0 +1,175 @@
+"""All three stages on handwritten digits: clusters, files, labels that are given, and a killed run."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from gdui.config import Config
+from gdui.evaluation.agreement import mapped_accuracy
+from gdui.images import open_source
+from gdui.labeling.cluster import assign
+from gdui.labeling.labeler import Labeler
+from gdui.labeling.spice import Spice, cluster_of_class, learn, pictures_of
+from gdui.labeling.workflow import label_run, predict_run, relabel_run
+
+SMALL = {
+    "represent.epochs": 30,
+    "represent.batch": 32,
+    "represent.queue": 64,
+    "represent.width": 16,
+    "represent.views": "drawn",
+    "cluster.heads": 3,
+    "cluster.hidden": 32,
+    "cluster.step": 32,
+    "neighbors.consistency": 10,
+    "joint.epochs": 2,
+    "joint.batch": 32,
+}
+
+
+def pictures(count: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    """Handwritten zeros, ones and sevens of 8 x 8 pixels."""
+    digits = load_digits()
+    rows = np.flatnonzero(np.isin(digits.target, (0, 1, 7)))
+    rows = rows[:count] if count > 0 else rows[count:]
+    pixels = np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8)
+    return pixels[..., None].repeat(3, axis=3), np.searchsorted((0, 1, 7), digits.target[rows])
+
+
+def config(**changes: object) -> Config:
+    return Config.named("default", **(SMALL | changes))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("spice")
+    return (*learn(pictures()[0], 3, config(), folder), folder)
+
+
+def test_pictures_fall_into_their_kinds(learned: tuple) -> None:
+    spice, stages, _ = learned
+    assert mapped_accuracy(stages.after.cluster, pictures()[1]) > 0.9
+    assert stages.reliable[0] > 0
+    fresh, truth = pictures(-96)
+    features = spice.encoder().encode_images(fresh)
+    assert mapped_accuracy(assign(spice.head, features).cluster, truth) > 0.85
+    assert spice.logits(features).shape == (96, 3)
+
+
+def test_what_was_learned_is_one_file(learned: tuple, tmp_path: Path) -> None:
+    spice, _, _ = learned
+    spice.save(tmp_path / "spice.safetensors")
+    again = Spice.load(tmp_path / "spice.safetensors")
+    one, other = (each.encoder(batch=8) for each in (spice, again))
+    assert one.hash == other.hash
+    features = one.encode_images(pictures()[0][:8])
+    np.testing.assert_array_equal(features, other.encode_images(pictures()[0][:8]))
+    assert torch.equal(spice.logits(features), again.logits(features))
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="holds nothing that was learned from pixels"):
+        Spice.load(tmp_path / "broken.safetensors")
+
+
+def test_a_killed_run_ends_the_same(learned: tuple) -> None:
+    spice, stages, folder = learned
+    for left in (folder / "joint-1").glob("step-*"):
+        left.unlink()
+    again, after = learn(pictures()[0], 3, config(), folder)
+    np.testing.assert_array_equal(after.after.cluster, stages.after.cluster)
+    assert again.encoder().hash == spice.encoder().hash
+
+
+def test_scratch_needs_no_first_network(learned: tuple, tmp_path: Path) -> None:
+    _, _, folder = learned
+    (tmp_path / "represent").symlink_to(folder / "represent")
+    spice, stages = learn(pictures()[0], 3, config(**{"joint.init": "scratch", "joint.rate": 0.03}), tmp_path)
+    assert not torch.equal(spice.trunk.conv1.weight, learned[0].trunk.conv1.weight)
+    assert len(set(stages.after.cluster.tolist())) > 1
+
+
+def test_classes_take_the_clusters_that_hold_them() -> None:
+    cluster, given = np.array([2, 2, 0, 0, 1, 1, 1]), np.array([0, 0, 1, -1, 2, 2, 1])
+    assert cluster_of_class(cluster, given, 3).tolist() == [2, 0, 1, -1]
+    assert cluster_of_class(cluster, np.full(7, -1), 3).tolist() == [-1]
+    crowded = cluster_of_class(np.zeros(4, np.int64), np.array([0, 0, 1, 2]), 1)
+    assert crowded.tolist() == [0, 0, 0, -1]
+
+
+def test_given_labels_teach(learned: tuple, tmp_path: Path) -> None:
+    _, _, folder = learned
+    (tmp_path / "represent").symlink_to(folder / "represent")
+    given = np.where(np.arange(120) < 24, pictures()[1], -1)
+    _, stages = learn(pictures()[0], 3, config(), tmp_path, given=given)
+    named = cluster_of_class(stages.before.cluster, given, 3)
+    assert (stages.after.cluster[:24] == named[given[:24]]).mean() > 0.9
+    assert stages.reliable[0] >= 24
+
+
+def test_pictures_come_from_any_source(tmp_path: Path) -> None:
+    pixels, _ = pictures(5)
+    found = pictures_of(open_source(pixels, ids=list("abcde")), None)
+    np.testing.assert_array_equal(found.pixels, pixels)
+    assert found.ids == list("abcde")
+    assert pictures_of(open_source(pixels), 8).pixels.shape == (5, 8, 8, 3)
+    with pytest.raises(ValueError, match="holds no image"):
+        pictures_of(open_source([b"nothing"]), None)
+
+
+def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="k must be between 1 and the 5 pictures, not 6"):
+        learn(pictures(5)[0], 6, config(), tmp_path)
+
+
+NAMES = ("zero", "one", "seven")
+
+
+def opinions(truth: np.ndarray) -> np.ndarray:
+    """Scores that are wrong in a third of the images."""
+    random = np.random.default_rng(7)
+    voted = np.where(random.random(len(truth)) < 0.33, random.integers(0, 3, len(truth)), truth)
+    return np.eye(3)[voted] * 3
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_a_labeler_learns_from_pixels(learned: tuple, tmp_path: Path, preset: str) -> None:
+    pixels, truth = pictures()
+    labeler = Labeler(NAMES, preset=preset, clusterer="spice", **SMALL)
+    labeler.use(learned[0])
+    labels = labeler.fit_predict(pixels, opinions=opinions(truth))
+    assert (labels.label_index == truth).mean() > 0.85
+    np.testing.assert_array_equal(labels.table["cluster"].to_numpy(), learned[1].after.cluster)
+    labeler.save(tmp_path)
+    fresh, new = pictures(-96)
+    again = Labeler.load(tmp_path).predict(fresh, opinions=opinions(new))
+    assert again.table.equals(labeler.predict(fresh, opinions=opinions(new)).table)
+    assert (again.label_index == new).mean() > 0.8
+
+
+def test_a_run_folder_learns_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, truth = pictures()
+    np.save(tmp_path / "pictures.npy", pixels)
+    np.save(tmp_path / "scores.npy", opinions(truth))
+    few = SMALL | {"represent.epochs": 2, "joint.epochs": 1, "clusterer": "spice"}
+    arguments = (str(tmp_path / "pictures.npy"), NAMES, tmp_path / "run", Config.named("default", **few))
+    first = label_run(*arguments, opinions=str(tmp_path / "scores.npy"))
+    assert "learn" in first.labels.facts.ledger
+    monkeypatch.setattr("gdui.labeling.workflow.learn_source", None)
+    other = relabel_run(tmp_path / "run", ("nought", "one", "seven"), opinions=str(tmp_path / "scores.npy"))
+    np.testing.assert_array_equal(other.labels.label_index, first.labels.label_index)
+    predicted = predict_run(
+        tmp_path / "run", str(tmp_path / "pictures.npy"), tmp_path / "new", opinions=str(tmp_path / "scores.npy")
+    )
+    np.testing.assert_array_equal(
+        predicted.labels.table["cluster"].to_numpy(), first.labels.table["cluster"].to_numpy()
+    )
+
+
+def test_features_alone_teach_nothing() -> None:
+    with pytest.raises(ValueError, match="clusterer 'spice' learns from pixels"):
+        Labeler(NAMES, clusterer="spice").fit(features=np.eye(5), opinions=np.ones((5, 3)))
+    with pytest.raises(ValueError, match="k can't be 'auto' with clusterer 'spice'"):
+        Labeler(NAMES, k="auto", clusterer="spice").fit(pictures()[0], opinions=np.ones((120, 3)))
