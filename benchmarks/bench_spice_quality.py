@@ -90,7 +90,7 @@ def mnist(count: int = 10_000, side: int = 16) -> Heap:
         pictures, truth = file["train_images"][:count], file["train_labels"][:count]
     small = [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BILINEAR)) for one in pictures]
     pixels = np.stack(small)[..., None].repeat(3, axis=3)
-    return Heap("mnist at 16", pixels, truth.astype(np.int64), 1, {"represent.epochs": 60})
+    return Heap("mnist at 16", pixels, truth.astype(np.int64), 1, {"represent.epochs": 40})
 
 
 def eurosat(side: int = 32) -> Heap:
