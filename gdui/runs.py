@@ -22,8 +22,9 @@ MANIFEST = "manifest.json"
 LABELS = "labels.parquet"
 QUARANTINE = "quarantine.parquet"
 STORES = ("features", "embeddings")
+PIXELS = ("pictures.npy", "latents.npy")
 # What a run may leave behind, and a new one in the same folder takes away.
-FILES = (LABELS, QUARANTINE, "criterion.png", "report.html", "log", "pictures.npy", "losses.png", "spice.safetensors")
+FILES = (LABELS, QUARANTINE, *PIXELS, "criterion.png", "losses.png", "report.html", "log", "spice.safetensors")
 FOLDERS = (*STORES, "spice", "unet", "classifier", "model", "samples")
 
 

@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
     {"gdui.diffusion.schedule", "gdui.diffusion.norm", "gdui.diffusion.pictures", "gdui.diffusion.times"}
     | {"gdui.diffusion.balance", "gdui.diffusion.curves", "gdui.diffusion.grid"},
     {"gdui.diffusion.attention", "gdui.diffusion.layers"},
-    {"gdui.diffusion.unet"},
+    {"gdui.diffusion.unet", "gdui.diffusion.latents"},
     {"gdui.diffusion.classifier"},
     {"gdui.labeling.inputs", "gdui.labeling.learned", "gdui.labeling.naming", "gdui.labeling.criterion"}
     | {"gdui.labeling.spice"},

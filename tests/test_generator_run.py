@@ -221,6 +221,43 @@ def test_pictures_are_decoded_in_colour_or_grey_in_the_labels_order(tmp_path: Pa
     assert rgb.shape == (2, 8, 8, 3)
 
 
+def halved(pictures: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(pictures, 2) * 2
+
+
+def doubled(latents: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.interpolate(latents / 2, scale_factor=2.0)
+
+
+def test_latents_are_encoded_once_and_what_is_drawn_is_decoded(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    space: dict[str, Any] = {"settings": {"channels": 3, "picture_size": 16}, "latents": (halved, doubled)}
+    model = quick(labels, source, tmp_path / "run", **space)
+    stored = np.load(tmp_path / "run" / "latents.npy")
+    assert stored.shape == (20, 8, 8, 3)
+    np.testing.assert_allclose(stored[1], 2 * (220 / 127.5 - 1), rtol=1e-5)
+    images = model.sample(NAMES, n=2, steps=3)
+    assert images.shape == (4, 16, 16, 3)
+    again = Generator.load(tmp_path / "run", latents=(halved, doubled))
+    np.testing.assert_array_equal(again.sample(NAMES, n=2, steps=3), images)
+    with pytest.raises(ValueError, match="draws latents: give load what decodes them"):
+        Generator.load(tmp_path / "run")
+
+
+def test_latents_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    sized: dict[str, Any] = {"channels": 3, "picture_size": 32}
+    with pytest.raises(ValueError, match=r"the network takes \(8, 8, 3\): it needs size 16 and channels 3"):
+        quick(labels, source, tmp_path / "run", settings=sized, latents=(halved, doubled))
+    with pytest.raises(TypeError, match=r"latents must be a pair \(encode, decode\)"):
+        quick(labels, source, tmp_path / "other", settings=sized, latents=halved)
+    with pytest.raises(ValueError, match="mirror must be off with latents"):
+        quick(labels, source, tmp_path / "other", settings={"recipe.mirror": True}, latents=(halved, doubled))
+    with pytest.raises(ValueError, match="picture_size is for latents"):
+        quick(labels, source, tmp_path / "other", settings=sized)
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_command_trains_and_says_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()

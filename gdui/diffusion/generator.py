@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gdui import checks
 from gdui.diffusion.checkpoints import fill, load_weights
 from gdui.diffusion.classifier import Classifier, ClassifierConfig
+from gdui.diffusion.latents import Coder, coder_of
 from gdui.diffusion.sample import GradAt, Guide, Method, Sampler, image_seeds
 from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.unet import UNet, UNetConfig
@@ -76,6 +77,7 @@ class Generator:
 
     target: what the UNet predicts.
     mixed: whether the networks run in bfloat16 where the hardware has it, as they were trained.
+    coder: what decodes the drawn latents, where the networks don't see pixels.
     """
 
     unet: UNet
@@ -85,6 +87,7 @@ class Generator:
     target: str = "eps"
     classifier: Classifier | None = None
     mixed: bool = True
+    coder: Coder | None = None
 
     def __post_init__(self) -> None:
         for network in (self.unet, self.classifier):
@@ -146,6 +149,9 @@ class Generator:
         shape = (config.channels, config.image_size, config.image_size)
         pull = torch.from_numpy(scales).to(device) if sampler.guides else None
         *_, images = sampler.states(shape, labels, torch.from_numpy(seeds).to(device), pull)
+        if self.coder is not None:
+            with torch.no_grad():
+                images = self.coder.decode(images)
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return np.asarray(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 
@@ -192,6 +198,7 @@ class Generator:
             grad_at=drawing.grad_at,
             conditional=self.unet.config.classes is not None,
             learned_variance=self.unet.config.learned_variance,
+            bounded=self.coder is None,
             target=checks.one_of("target", self.target, ("eps", "x0", "v")),  # type: ignore[arg-type]
         )
 
@@ -231,6 +238,7 @@ class Generator:
             "timesteps": self.timesteps,
             "target": self.target,
             "mixed": self.mixed,
+            "latents": self.coder is not None,
             "null_class": self.unet.null_class,
             "unet": asdict(self.unet.config),
             "classifier": asdict(self.classifier.config) if self.classifier else None,
@@ -241,12 +249,15 @@ class Generator:
             path.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> "Generator":
-        """The model that `save` wrote, or that of a training run."""
+    def load(cls, folder: str | os.PathLike[str], latents: Any = None) -> "Generator":
+        """The model that `save` wrote, or that of a training run; one that draws `latents` needs what decodes them."""
         folder = Path(folder)
         if not (folder / "model.json").is_file() and (folder / "model" / "model.json").is_file():
             folder = folder / "model"
         facts = _facts(folder)
+        if facts["latents"] != (latents is not None):
+            drawn = "latents: give load what decodes them" if facts["latents"] else "pixels: leave latents out"
+            raise ValueError(f"the model in {folder} draws {drawn}")
         weights = load_weights(folder / "model.safetensors")
         unet = UNet(UNetConfig(**_tuples(facts["unet"])), null_class=facts["null_class"])
         classifier = Classifier(ClassifierConfig(**_tuples(facts["classifier"]))) if facts["classifier"] else None
@@ -255,7 +266,8 @@ class Generator:
                 own = {name.removeprefix(f"{part}."): v for name, v in weights.items() if name.startswith(f"{part}.")}
                 fill(network, own, folder / "model.safetensors")
         told = {name: facts[name] for name in ("schedule", "timesteps", "target", "mixed")}
-        return cls(unet, tuple(facts["names"]), classifier=classifier, **told)
+        coder = None if latents is None else coder_of(latents)
+        return cls(unet, tuple(facts["names"]), classifier=classifier, coder=coder, **told)
 
     def digest(self) -> str:
         """A hash of the weights."""
@@ -281,7 +293,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / 'model.json'} is damaged") from None
     if newer:
         raise ValueError(f"{folder} was written by a newer gdui (model version {facts['version']}, known {VERSION})")
-    return {"mixed": True} | facts
+    return {"mixed": True, "latents": False} | facts
 
 
 def _each(name: str, value: Any, count: int) -> list[Any]:

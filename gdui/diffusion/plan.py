@@ -32,6 +32,7 @@ RECIPES = {
 }
 # The classifier is about half as wide as the UNet and needs fewer steps.
 SHORTER = 3
+PLAIN = ("schedule", "timesteps", "picture_size")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Plan:
     classifier_recipe: Recipe
     schedule: str = "cosine"
     timesteps: int = 500
+    picture_size: int = 0
 
     def __post_init__(self) -> None:
         Schedule.from_name(self.schedule, self.timesteps)
@@ -60,8 +62,9 @@ class Plan:
     ) -> "Plan":
         """The preset `name` for so many classes, with changes by dotted name, as in {"recipe.steps": 500, "size": 16}.
 
-        "size", "channels" change both networks, "schedule" and "timesteps" the schedule; the rest begins with
-        "network.", "classifier.", "recipe." or "classifier_recipe.".
+        "size", "channels" change both networks, "schedule" and "timesteps" the schedule; "picture_size" is the edge of
+        the pictures where the networks see latents (0 for the same). The rest begins with "network.", "classifier.",
+        "recipe." or "classifier_recipe.".
         """
         checks.one_of("preset", name, list(PRESETS))
         asked = dict(changes or {})
@@ -81,7 +84,7 @@ class Plan:
         plan = self
         for name, value in asked.items():
             part, _, inner = name.partition(".")
-            if part not in {one.name for one in fields(plan)} or bool(inner) != (part not in ("schedule", "timesteps")):
+            if part not in {one.name for one in fields(plan)} or bool(inner) != (part not in PLAIN):
                 raise ValueError(f"no setting is named {name!r}; there are size, channels, {', '.join(plan.names())}")
             plan = replace(plan, **{part: _with(getattr(plan, part), name, inner, value) if inner else value})
         return plan
@@ -93,8 +96,7 @@ class Plan:
     def _fields(self) -> list[tuple[str, str | None]]:
         parts = ("network", "classifier", "recipe", "classifier_recipe")
         return [(part, one.name) for part in parts for one in fields(getattr(self, part))] + [
-            ("schedule", None),
-            ("timesteps", None),
+            (name, None) for name in PLAIN
         ]
 
     def settings(self) -> dict[str, Any]:

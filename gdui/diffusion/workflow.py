@@ -4,11 +4,12 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
@@ -19,6 +20,7 @@ from gdui.diffusion.curves import plot_losses
 from gdui.diffusion.gather import Progress, confidence_weights, store_pictures
 from gdui.diffusion.generator import Generator
 from gdui.diffusion.grid import write_grid
+from gdui.diffusion.latents import Coder, coder_of, store_latents
 from gdui.diffusion.losses import Loss, classifier_loss, denoiser_loss
 from gdui.diffusion.pictures import Pictures
 from gdui.diffusion.plan import Plan
@@ -33,7 +35,7 @@ from gdui.training.ranks import place
 __all__ = ["Objective", "default_device", "train"]
 
 Objective = Literal["unet", "classifier", "both"]
-PICTURES, LOSSES, MODEL, SAMPLES = "pictures.npy", "losses.png", "model", "samples"
+PICTURES, LATENTS, LOSSES, MODEL, SAMPLES = "pictures.npy", "latents.npy", "losses.png", "model", "samples"
 
 
 def train(
@@ -46,6 +48,7 @@ def train(
     conditional: bool = True,
     weigh: bool = False,
     average: float | None = None,
+    latents: Any = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -67,6 +70,8 @@ def train(
         weigh: let the labels' confidence weigh the loss.
         average: which running average of the weights becomes the model (one of recipe.ema); None for the one whose loss
             is smallest on pictures kept aside.
+        latents: diffuse in another space: a pair of callables (encode, decode), or diffusers' AutoencoderKL. Settings
+            "size" and "channels" are then the latents', "picture_size" the pictures'.
         settings: changes to the preset by dotted name, such as {"size": 48, "recipe.steps": 10_000}; see `Plan.named`.
         mode: "overwrite" begins anew in a folder that was used before.
         progress: called with (stage, done, total).
@@ -77,14 +82,20 @@ def train(
     _check_average(average, plan.recipe)
     if objective == "classifier" and not (Path(out) / MODEL / "model.json").exists():
         raise ValueError(f"objective 'classifier' needs a trained UNet, and {out} has none: use 'unet' or 'both'")
-    facts = plan.settings() | {
-        "preset": preset, "conditional": conditional, "weigh": weigh, "labels": _digest(table), "seed": seed
-    }  # fmt: skip
+    coder = _coder(latents, plan)
+    facts = {"preset": preset, "conditional": conditional, "weigh": weigh, "latents": coder is not None, "seed": seed}
+    told = plan.settings() | {"labels": _digest(table)}
     where = torch.device(device or default_device())
-    with _ranks(where), torch.random.fork_rng(), _held(Path(out), facts, mode) as run:
-        pictures = _pictures(table, source, Path(out) / PICTURES, plan, run, weigh, progress)
-        workshop = _Workshop(plan, Path(out), pictures, where, compile, progress)
-        model = workshop.unet(average) if objective != "classifier" else Generator.load(Path(out) / MODEL).to(where)
+    with _ranks(where), torch.random.fork_rng(), _held(Path(out), facts | told, mode) as run:
+        store = _Store(Path(out), run, plan, where, progress)
+        weights = confidence_weights(table) if weigh else None
+        pixels = store.pixels(table, source, coder)
+        pictures = Pictures(pixels, table.label_index, tuple(table.classes), weights)
+        workshop = _Workshop(plan, Path(out), pictures, where, compile, progress, coder)
+        if objective == "classifier":
+            model = Generator.load(Path(out) / MODEL, coder).to(where)
+        else:
+            model = workshop.unet(average)
         if objective != "unet":
             model = workshop.classifier(model)
         if place()[0] == 0:
@@ -104,8 +115,9 @@ class _Workshop:
         device: torch.device,
         compile: bool,  # noqa: A002
         progress: Progress | None,
+        coder: Coder | None,
     ) -> None:
-        self.plan, self.folder, self.pictures = plan, folder, pictures
+        self.plan, self.folder, self.pictures, self.coder = plan, folder, pictures, coder
         self.device, self.compile, self.progress = device, compile, progress
         self.schedule = Schedule.from_name(plan.schedule, plan.timesteps)
 
@@ -121,8 +133,9 @@ class _Workshop:
             self.plan.schedule,
             self.plan.timesteps,
             recipe.target,
-            _classifier_of(self.folder),
+            _classifier_of(self.folder, self.coder),
             recipe.mixed,
+            self.coder,
         )
         loss = denoiser_loss(self.schedule, recipe, classes=config.classes)
         self._train("unet", network, loss, self.pictures, recipe, average, model)
@@ -197,6 +210,15 @@ def _read(labels: Labels | str | os.PathLike[str]) -> Labels:
     return Labels.from_run(labels) if Path(labels).is_dir() else Labels.from_parquet(labels)
 
 
+def _coder(latents: Any, plan: Plan) -> Coder | None:
+    """What encodes and decodes, where the networks see latents, and only then."""
+    if latents is None and plan.picture_size:
+        raise ValueError("picture_size is for latents: leave it out, or give latents")
+    if latents is not None and (plan.recipe.mirror or plan.classifier_recipe.mirror):
+        raise ValueError("recipe.mirror must be off with latents: a mirrored picture's are not its mirrored latents")
+    return None if latents is None else coder_of(latents)
+
+
 def _check_average(average: float | None, recipe: Recipe) -> None:
     if average is not None and average not in recipe.ema:
         raise ValueError(f"average must be one of recipe.ema, {', '.join(map(str, recipe.ema))}, not {average}")
@@ -237,20 +259,46 @@ def _held(folder: Path, settings: Mapping[str, Any], mode: str) -> Iterator[Run 
         yield run
 
 
-def _pictures(
-    labels: Labels, source: Any, path: Path, plan: Plan, run: Run | None, weigh: bool, progress: Progress | None
-) -> Pictures:
-    """The pictures of the labels, decoded by the first rank unless an earlier run did."""
-    size, channels = plan.network.image_size, plan.network.channels
-    if run is not None and not run.done("pictures"):
-        store_pictures(labels, source, path, size=size, channels=channels, progress=progress)
-        run.finish("pictures", count=len(labels))
-    if dist.is_initialized():
-        dist.barrier()
-    weights = confidence_weights(labels) if weigh else None
-    return Pictures(np.load(path, mmap_mode="r"), labels.label_index, tuple(labels.classes), weights)
+@dataclass(frozen=True)
+class _Store:
+    """The pictures of a run folder, as the networks see them; the first rank makes them, unless an earlier run did."""
+
+    folder: Path
+    run: Run | None
+    plan: Plan
+    device: torch.device
+    progress: Progress | None
+
+    def pixels(self, labels: Labels, source: Any, coder: Coder | None) -> npt.NDArray[Any]:
+        """Pixels [N, H, W, C], or latents where there is a coder."""
+        size, channels = self.plan.network.image_size, self.plan.network.channels
+        seen = {"size": self.plan.picture_size or size, "channels": channels if coder is None else 3}
+        path = self.folder / PICTURES
+        if self._lacks("pictures"):
+            store_pictures(labels, source, path, **seen, progress=self.progress)
+            self._finish("pictures")
+        if coder is not None:
+            latents = self.folder / LATENTS
+            if self._lacks("latents"):
+                shape, decoded = (size, size, channels), np.load(path, mmap_mode="r")
+                store_latents(decoded, coder, latents, shape, self.device, self.progress)
+                self._finish("latents")
+            path = latents
+        if dist.is_initialized():
+            dist.barrier()
+        loaded: npt.NDArray[Any] = np.load(path, mmap_mode="r")
+        return loaded
+
+    def _lacks(self, stage: str) -> bool:
+        return self.run is not None and not self.run.done(stage)
+
+    def _finish(self, stage: str) -> None:
+        if self.run is not None:
+            self.run.finish(stage)
 
 
-def _classifier_of(folder: Path) -> Classifier | None:
+def _classifier_of(folder: Path, coder: Coder | None) -> Classifier | None:
     """The classifier of the model in a run folder, where there is one."""
-    return Generator.load(folder / MODEL).classifier if (folder / MODEL / "model.json").exists() else None
+    if not (folder / MODEL / "model.json").exists():
+        return None
+    return Generator.load(folder / MODEL, coder).classifier
