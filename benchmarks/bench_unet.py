@@ -1,0 +1,322 @@
+"""Steps of a whole network: training, sampling, guided sampling.
+
+Everybody's network has the same widths, depth and attention. A step is all that happens between two batches: noising,
+network, loss, gradients, AdamW and a running average, or network and the sampler's arithmetic.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, log_softmax, mse_loss
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.bench_diffusion_ops import STEPS, Eager
+from benchmarks.harness import Bench
+from benchmarks.unet_peers import Plain, diffusers_unet
+from gdui import ops
+from gdui.diffusion.averages import follow
+from gdui.diffusion.classifier import Classifier, ClassifierConfig, guidance_gradient
+from gdui.diffusion.losses import denoiser_loss
+from gdui.diffusion.pictures import Batch
+from gdui.diffusion.recipe import Recipe
+from gdui.diffusion.schedule import Schedule
+from gdui.diffusion.unet import UNet, preset
+from gdui.training.precision import autocast, for_inference
+
+DEVICES = ("cpu",)
+
+CLASSES, BATCH, DECAY, RATE = 10, 32, 0.9999, 1e-4
+SCHEDULE = Schedule.from_name("cosine", STEPS)
+PEERS = ("guided-diffusion", "guided-diffusion, channels_last", "diffusers", "diffusers, channels_last, bf16")
+BFLOAT16 = torch.bfloat16
+Way = Callable[[], Tensor]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def unet() -> UNet:
+    """9.9 million parameters for pictures of 32 x 32."""
+    return filled(UNet(preset("small", resblock_resample=False, classes=CLASSES)))
+
+
+def filled(network: Network) -> Network:
+    """The network without its zeroed layers: a new one would predict nothing, whatever it computed."""
+    for value in network.parameters():
+        if value.ndim > 1 and not value.any():
+            nn.init.normal_(value, std=0.02)
+    return network
+
+
+def channels_last(network: Network) -> Network:
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def inputs(edge: int = 32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pictures, time steps, classes, seeds."""
+    drawn = torch.Generator().manual_seed(0)
+    x = torch.randn(BATCH, 3, edge, edge, generator=drawn).clamp(-1, 1)
+    t = torch.randint(1, STEPS, (BATCH,), generator=drawn)
+    classes = torch.randint(0, CLASSES, (BATCH,), generator=drawn)
+    return x.contiguous(memory_format=torch.channels_last), t, classes, torch.arange(BATCH)
+
+
+def error(fast: Tensor, exact: Tensor) -> float:
+    return float((fast - exact).norm() / exact.norm())
+
+
+def products(operations: float, dtype: torch.dtype) -> Way:
+    """As many operations as convolutions of the network's commonest shape."""
+    layer = channels_last(nn.Conv2d(128, 128, 3, padding=1)).to(dtype)
+    x = torch.randn(BATCH, 128, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    count = round(operations / (2 * x.numel() * 128 * 9))
+
+    @torch.no_grad()
+    def way() -> Tensor:
+        for _ in range(count):
+            layer(x)
+        return x
+
+    return way
+
+
+def operations(way: Way) -> float:
+    """Floating-point operations of the convolutions and matrix products in one call."""
+    with FlopCounterMode(display=False) as counter:
+        way()
+    return float(counter.get_total_flops())
+
+
+def trained(network: nn.Module, loss: Callable[[], Tensor], *, clip: bool = False, fused: bool | None = None) -> Way:
+    """A training step; returns the loss."""
+    parameters = list(network.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=RATE, fused=fused)
+    average = [value.detach().clone() for value in parameters]
+
+    def way() -> Tensor:
+        value = loss().mean()
+        value.backward()
+        if clip:
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        if fused:
+            follow({DECAY: average}, [p.detach() for p in parameters], 1)
+        else:
+            for mean, parameter in zip(average, parameters, strict=True):
+                mean.mul_(DECAY).add_(parameter.detach(), alpha=1 - DECAY)
+        return value.detach()
+
+    return way
+
+
+def our_training(network: UNet, forward: Callable[..., Tensor]) -> Way:
+    x0, t, classes, seed = inputs()
+    each = denoiser_loss(SCHEDULE, Recipe(batch=BATCH), classes=CLASSES)
+
+    def loss() -> Tensor:
+        with autocast("cpu"):
+            return each(forward, Batch(x0, classes, torch.ones(BATCH)), t, seed)
+
+    return trained(network, loss, clip=True, fused=True)
+
+
+def plain_training(network: UNet) -> Way:
+    x0, t, classes, _ = inputs()
+    arithmetic, forward = Eager(SCHEDULE), Plain(network)
+
+    def loss() -> Tensor:
+        noise = torch.randn_like(x0)
+        x = arithmetic.noisy(x0, t, noise)
+        return arithmetic.hybrid(forward(x, t, classes), x0, x, t, noise)
+
+    return trained(network, loss)
+
+
+def diffusers_training(network: nn.Module, bfloat16: bool) -> Way:
+    from diffusers import DDPMScheduler
+
+    x0, t, classes, _ = inputs()
+    scheduler = DDPMScheduler(STEPS, beta_schedule="squaredcos_cap_v2")
+
+    def loss() -> Tensor:
+        noise = torch.randn_like(x0)
+        x = scheduler.add_noise(x0, noise, t)
+        with torch.autocast("cpu", BFLOAT16, enabled=bfloat16):
+            out = network(x, t, classes)
+        return mse_loss(out.float()[:, :3], noise)
+
+    return trained(network, loss)
+
+
+def check_gradients() -> None:
+    """Our gradients in mixed precision point where guided-diffusion's point in float32."""
+    x, t, classes, _ = inputs()
+    found = []
+    for plain in (True, False):
+        torch.manual_seed(0)
+        network = unet()
+        with autocast("cpu", not plain):
+            out = (Plain(network) if plain else channels_last(network))(x, t, classes)
+        out.float().square().mean().backward()
+        found.append(torch.cat([value.grad.flatten() for value in network.parameters() if value.grad is not None]))
+    assert cosine_similarity(*found, dim=0) > 0.99
+
+
+def training(bench: Bench) -> None:
+    check_gradients()
+    ours = channels_last(unet())
+    count = operations(our_training(ours, ours))
+    bench.compare(
+        f"{BATCH} x 32 x 32, training step",
+        {
+            "gdui": our_training(ours, ours),
+            "guided-diffusion": plain_training(unet()),
+            "guided-diffusion, channels_last": plain_training(channels_last(unet())),
+            "diffusers": diffusers_training(diffusers_unet(ours.config), False),
+            "diffusers, channels_last, bf16": diffusers_training(channels_last(diffusers_unet(ours.config)), True),
+            "bf16 convolutions": products(count, BFLOAT16),
+            "float32 convolutions": products(count, torch.float32),
+        },
+        agree=lambda results: [value.isfinite().all() or complain(name) for name, value in results.items()],
+        peers=PEERS,
+        limits=("bf16 convolutions", "float32 convolutions"),
+        work=BATCH / bench.threads,
+        unit="images/CPU s",
+    )
+
+
+def complain(name: str) -> None:
+    raise AssertionError(f"{name} gave a loss that is no number")
+
+
+def sampled(network: Callable[..., Tensor], arithmetic: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Way:
+    """An ancestral step: one evaluation, and `arithmetic` on x, prediction and t; returns the prediction."""
+    x, t, classes, _ = inputs()
+
+    @torch.no_grad()
+    def way() -> Tensor:
+        prediction = network(x, t, classes).float()
+        arithmetic(x, prediction, t)
+        return prediction
+
+    return way
+
+
+def our_step(x: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+    return ops.guided_step(x, prediction, t, SCHEDULE, seed=torch.arange(BATCH))
+
+
+def plain_step(x: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
+    return Eager(SCHEDULE).step(x, prediction, t, torch.zeros_like(x))
+
+
+def diffusers_sampled(network: nn.Module, bfloat16: bool) -> Way:
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler(STEPS, beta_schedule="squaredcos_cap_v2", variance_type="learned_range")
+
+    def forward(*given: Tensor) -> Tensor:
+        with torch.autocast("cpu", BFLOAT16, enabled=bfloat16):
+            return network(*given)  # type: ignore[no-any-return]
+
+    return sampled(forward, lambda x, prediction, _: scheduler.step(prediction, STEPS // 2, x).prev_sample)
+
+
+def check_outputs(results: Mapping[str, Tensor]) -> None:
+    """bfloat16 within 3% of guided-diffusion's arithmetic in float32; diffusers has weights of its own."""
+    assert error(results["gdui"], results["guided-diffusion"]) < 0.03
+
+
+def sampling(bench: Bench) -> None:
+    network = unet().eval()
+    x, t, classes, _ = inputs()
+    with torch.no_grad():
+        torch.testing.assert_close(network(x, t, classes), Plain(network)(x, t, classes), atol=1e-4, rtol=1e-4)
+    plain = Plain(network)
+    last = Plain(channels_last(unet()).eval())
+    last.load_state_dict(plain.state_dict())
+    ours = sampled(for_inference(network, compile=False), our_step)
+    count = operations(ours)
+    bench.compare(
+        f"{BATCH} x 32 x 32, sampling step",
+        {
+            "gdui": ours,
+            "guided-diffusion": sampled(plain, plain_step),
+            "guided-diffusion, channels_last": sampled(last, plain_step),
+            "diffusers": diffusers_sampled(diffusers_unet(network.config).eval(), False),
+            "diffusers, channels_last, bf16": diffusers_sampled(
+                channels_last(diffusers_unet(network.config).eval()), True
+            ),
+            "bf16 convolutions": products(count, BFLOAT16),
+            "float32 convolutions": products(count, torch.float32),
+        },
+        agree=check_outputs,
+        peers=PEERS,
+        limits=("bf16 convolutions", "float32 convolutions"),
+        work=BATCH / bench.threads,
+        unit="images/CPU s",
+    )
+
+
+def our_guided(network: Callable[..., Tensor], classifier: Callable[..., Tensor]) -> Way:
+    x, t, classes, seed = inputs()
+
+    @torch.no_grad()
+    def way() -> Tensor:
+        prediction = network(x, t, classes)
+        gradient = guidance_gradient(classifier, x, t, classes)
+        ops.guided_step(x, prediction, t, SCHEDULE, gradient=gradient, scale=2.0, seed=seed)
+        return gradient
+
+    return way
+
+
+def plain_guided(network: nn.Module, classifier: nn.Module) -> Way:
+    x, t, classes, _ = inputs()
+    arithmetic = Eager(SCHEDULE)
+
+    @torch.no_grad()
+    def way() -> Tensor:
+        prediction = network(x, t, classes)
+        with torch.enable_grad():
+            given = x.detach().requires_grad_()
+            chosen = log_softmax(classifier(given, t), dim=-1)[range(BATCH), classes]
+            gradient = torch.autograd.grad(chosen.sum(), given)[0]
+        arithmetic.step(x, prediction, t, 2.0 * gradient)
+        return gradient
+
+    return way
+
+
+def guided(bench: Bench) -> None:
+    network = unet().eval()
+    fields = {"image_size": 32, "width": 64, "multipliers": (1, 2, 2, 2), "head_width": 32, "classes": CLASSES}
+    classifier = filled(Classifier(ClassifierConfig(**fields)).eval())  # type: ignore[arg-type]
+    fast = [for_inference(each, compile=False) for each in (network, classifier)]
+    count = operations(our_guided(*fast))
+
+    def agree(results: Mapping[str, Tensor]) -> None:
+        gradients = [results[name].flatten(1) for name in ("gdui", "guided-diffusion")]
+        assert cosine_similarity(*gradients).min() > 0.98
+
+    bench.compare(
+        f"{BATCH} x 32 x 32, guided sampling step",
+        {
+            "gdui": our_guided(*fast),
+            "guided-diffusion": plain_guided(Plain(network), Plain(classifier)),
+            "bf16 convolutions": products(count, BFLOAT16),
+            "float32 convolutions": products(count, torch.float32),
+        },
+        agree=agree,
+        peers=PEERS,
+        limits=("bf16 convolutions", "float32 convolutions"),
+        work=BATCH / bench.threads,
+        unit="images/CPU s",
+    )
+
+
+def run(bench: Bench) -> None:
+    torch.manual_seed(0)
+    for part in (sampling, guided, training):
+        part(bench)
