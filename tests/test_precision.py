@@ -1,6 +1,8 @@
 """The fast networks compute what the exact ones do, give or take a few roundings of bfloat16."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -98,3 +100,34 @@ def test_neighbours_in_a_batch_change_no_bit() -> None:
         together = network(x, t, classes)
         others = network(torch.stack([x[0], -x[1], 2 * x[2]]), torch.stack([t[0], t[2], t[1]]), classes)
     assert together[0].equal(others[0])
+
+
+def test_a_network_is_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setenv("GDUI_COMPILE", "1")
+    network, (x, t, classes) = unet(), inputs(8, 4)
+
+    def out_and_gradients(forward: Callable[..., Tensor]) -> list[Tensor]:
+        with precision.autocast("cpu"):
+            out = forward(x, t, classes).float()
+        return [out.detach(), *torch.autograd.grad(out.square().mean(), list(network.parameters()))]
+
+    whole = precision.compiled(network)
+    assert whole is not network
+    together = (torch.cat([value.flatten() for value in out_and_gradients(way)]) for way in (whole, network))
+    assert off(*together) < ROUNDING
+    with torch.no_grad():
+        fast, plain = (precision.for_inference(network, compile=wanted)(x, t, classes) for wanted in (True, False))
+    assert off(fast, plain) < ROUNDING
+
+
+@pytest.mark.parametrize(("switch", "expected"), [("0", False), ("1", True), (None, False)])
+def test_networks_are_compiled_where_it_pays(
+    switch: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GDUI_COMPILE", raising=False)
+    if switch is not None:
+        monkeypatch.setenv("GDUI_COMPILE", switch)
+    network = nn.Linear(2, 2)
+    assert (precision.compiled(network) is not network) == expected
+    assert precision.compiled(network, enabled=False) is network
