@@ -86,6 +86,22 @@ def operations(way: Way) -> float:
     return float(counter.get_total_flops())
 
 
+def beside_limits(
+    bench: Bench, what: str, ways: dict[str, Way], count: float, agree: Callable[[Mapping[str, Tensor]], None]
+) -> None:
+    """Rows of `ways`, and of convolutions of as many operations as ours has: images a second of a core."""
+    limits = {"bf16 convolutions": products(count, BFLOAT16), "float32 convolutions": products(count, torch.float32)}
+    bench.compare(
+        f"{BATCH} x 32 x 32, {what}",
+        ways | limits,
+        agree=agree,
+        peers=PEERS,
+        limits=limits,
+        work=BATCH / bench.threads,
+        unit="images/CPU s",
+    )
+
+
 def trained(network: nn.Module, loss: Callable[[], Tensor], *, clip: bool = False, fused: bool | None = None) -> Way:
     """A training step; returns the loss."""
     parameters = list(network.parameters())
@@ -171,22 +187,18 @@ def training(bench: Bench) -> None:
     check_gradients()
     ours = channels_last(unet())
     count = operations(our_training(ours, ours))
-    bench.compare(
-        f"{BATCH} x 32 x 32, training step",
+    beside_limits(
+        bench,
+        "training step",
         {
             "gdui": our_training(ours, ours),
             "guided-diffusion": plain_training(unet()),
             "guided-diffusion, channels_last": plain_training(channels_last(unet())),
             "diffusers": diffusers_training(diffusers_unet(ours.config), False),
             "diffusers, channels_last, bf16": diffusers_training(channels_last(diffusers_unet(ours.config)), True),
-            "bf16 convolutions": products(count, BFLOAT16),
-            "float32 convolutions": products(count, torch.float32),
         },
-        agree=check_losses,
-        peers=PEERS,
-        limits=("bf16 convolutions", "float32 convolutions"),
-        work=BATCH / bench.threads,
-        unit="images/CPU s",
+        count,
+        check_losses,
     )
 
 
@@ -238,8 +250,9 @@ def sampling(bench: Bench) -> None:
     last.load_state_dict(plain.state_dict())
     ours = sampled(for_inference(network, compile=False), our_step)
     count = operations(ours)
-    bench.compare(
-        f"{BATCH} x 32 x 32, sampling step",
+    beside_limits(
+        bench,
+        "sampling step",
         {
             "gdui": ours,
             "guided-diffusion": sampled(plain, partial(plain_step, Eager())),
@@ -248,14 +261,9 @@ def sampling(bench: Bench) -> None:
             "diffusers, channels_last, bf16": diffusers_sampled(
                 channels_last(diffusers_unet(network.config).eval()), True
             ),
-            "bf16 convolutions": products(count, BFLOAT16),
-            "float32 convolutions": products(count, torch.float32),
         },
-        agree=check_outputs,
-        peers=PEERS,
-        limits=("bf16 convolutions", "float32 convolutions"),
-        work=BATCH / bench.threads,
-        unit="images/CPU s",
+        count,
+        check_outputs,
     )
 
 
@@ -300,19 +308,15 @@ def guided(bench: Bench) -> None:
         ours, plain = (results[name].flatten(1) for name in ("gdui", "guided-diffusion"))
         assert cosine_similarity(ours, plain).min() > 0.98
 
-    bench.compare(
-        f"{BATCH} x 32 x 32, guided sampling step",
+    beside_limits(
+        bench,
+        "guided sampling step",
         {
             "gdui": our_guided(*fast),
             "guided-diffusion": plain_guided(Plain(network), Plain(classifier)),
-            "bf16 convolutions": products(count, BFLOAT16),
-            "float32 convolutions": products(count, torch.float32),
         },
-        agree=agree,
-        peers=PEERS,
-        limits=("bf16 convolutions", "float32 convolutions"),
-        work=BATCH / bench.threads,
-        unit="images/CPU s",
+        count,
+        agree,
     )
 
 
