@@ -8,14 +8,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from scipy.linalg import sqrtm
 
 from benchmarks.harness import Bench
 from benchmarks.judge import Judge
 from gdui.demo import NAMES, draw_digits, images
 from gdui.demo import run as label_digits
 from gdui.diffusion.generator import Generator
+from gdui.evaluation.fidelity.frechet import frechet_distance
 
 DEVICES = ("cpu",)
 EACH = 60
@@ -54,13 +53,5 @@ def score_steps(bench: Bench, judge: Judge, model: Generator, each: int) -> None
     size, real = f"{10 * each:,} drawn, no guide", judge.features(images()[..., None])
     for method, steps in (("dpm", 20), ("ancestral", 50 if bench.quick else model.timesteps)):
         drawn = model.sample(NAMES, n=each, guidance=0, method=method, steps=steps)
-        distance = frechet(real, judge.features(drawn))
+        distance = frechet_distance(real, judge.features(drawn))
         bench.record(size, f"gdui, {method} {steps}", "Frechet distance", "", [distance])
-
-
-def frechet(one: npt.NDArray[np.float32], two: npt.NDArray[np.float32]) -> float:
-    """|μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1 Σ2)^½)."""
-    first, second = np.cov(one.T.astype(np.float64)), np.cov(two.T.astype(np.float64))
-    root = sqrtm(first @ second + 1e-9 * np.eye(len(first)))
-    gap = one.mean(0, dtype=np.float64) - two.mean(0, dtype=np.float64)
-    return float(gap @ gap + np.trace(first + second - 2 * root.real))

@@ -24,7 +24,6 @@ from gdui.config import ClusterConfig, JointConfig, RepresentConfig
 from gdui.demo.digits import images
 from gdui.evaluation.agreement import mapped_accuracy
 from gdui.labeling.augment import draws
-from gdui.labeling.backbones import Backbone
 from gdui.labeling.cluster import Heads, assign, fit_heads
 from gdui.labeling.joint import Head, Joint, Reliable
 from gdui.labeling.joint import step as joint_step
@@ -32,6 +31,7 @@ from gdui.labeling.looks import Looks, Pixels
 from gdui.labeling.represent import Contrast, represent
 from gdui.labeling.represent import step as contrast_step
 from gdui.labeling.spice import unit_features
+from gdui.training.backbones import Backbone
 from gdui.training.order import rows_of
 
 DEVICES = ("cpu",)

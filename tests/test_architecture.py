@@ -27,13 +27,13 @@ LAYERS: list[set[str]] = [
     {"gdui.spice_config"},
     {"gdui.config", "gdui.runs", "gdui.drawing", "gdui.labeling.exact", "gdui.labeling.refine_cuda"},
     {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.images", "gdui.training"},
-    {"gdui.labeling.augment", "gdui.labeling.backbones"},
+    {"gdui.labeling.augment"},
     {"gdui.labeling.looks"},
     {f"gdui.labeling.{stage}" for stage in STAGES},
     {"gdui.diffusion.schedule", "gdui.diffusion.norm", "gdui.diffusion.pictures", "gdui.diffusion.times"}
     | {"gdui.diffusion.balance", "gdui.diffusion.curves", "gdui.diffusion.grid"},
     {"gdui.diffusion.attention", "gdui.diffusion.layers"},
-    {"gdui.diffusion.unet", "gdui.diffusion.latents"},
+    {"gdui.diffusion.unet", "gdui.diffusion.latents", "gdui.diffusion.spice"},
     {"gdui.diffusion.classifier"},
     {"gdui.labeling.inputs", "gdui.labeling.learned", "gdui.labeling.naming", "gdui.labeling.criterion"}
     | {"gdui.labeling.spice"},

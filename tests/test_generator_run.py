@@ -19,6 +19,7 @@ from gdui import cli
 from gdui.diffusion.gather import store_pictures
 from gdui.diffusion.generator import Generator
 from gdui.diffusion.pictures import Pictures
+from gdui.diffusion.spice import SpiceClassifier
 from gdui.diffusion.workflow import train
 from gdui.images import open_source
 from gdui.labels import Labels
@@ -130,6 +131,16 @@ def test_an_average_can_be_chosen_afterwards(tmp_path: Path) -> None:
         assert torch.equal(weight, saved.tensors[f"ema.{average}.0"])
     with pytest.raises(ValueError, match=r"average must be one of recipe.ema, 0.99, 0.995, 0.998, not 0.5"):
         quick(labels, source, tmp_path, average=0.5)
+
+
+def test_a_clustering_network_can_steer(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    model = quick(labels, source, tmp_path, classifier="spice")
+    again = Generator.load(tmp_path)
+    assert isinstance(again.classifier, SpiceClassifier)
+    drawn = model.sample("dark", n=2, steps=2, guide="classifier", guidance=3.0)
+    np.testing.assert_array_equal(again.sample("dark", n=2, steps=2, guide="classifier", guidance=3.0), drawn)
+    assert (model.sample("dark", n=2, steps=2, guidance=0.0) != drawn).any()
 
 
 def test_an_unconditional_model_draws_no_names(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from gdui.labeling.augment import draws
-from gdui.labeling.backbones import backbone
 from gdui.labeling.cluster import Heads
 from gdui.labeling.joint import Head, Reliable, choose, train_jointly
 from gdui.labeling.looks import Looks
 from gdui.labeling.neighbors import consistency
 from gdui.spice_config import JointConfig
+from gdui.training.backbones import backbone
 from gdui.training.order import rows_of
 
 SETTINGS = JointConfig(epochs=2, batch=8, save_every=2, threshold=0.3, rate=0.05)

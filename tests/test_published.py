@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gdui.labeling.backbones import backbone
 from gdui.labeling.cluster import Heads
 from gdui.labeling.encoders import load_encoder
 from gdui.labeling.encoders.published import published_heads, published_trunk, read_checkpoint
+from gdui.training.backbones import backbone
 
 
 def trunk() -> torch.nn.Module:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from processes import kill_after_first_checkpoint, run_on_two_ranks
 
 from gdui.labeling.augment import draws
-from gdui.labeling.backbones import NAMES, Backbone, backbone, settle
 from gdui.labeling.looks import Looks
 from gdui.labeling.represent import Contrast, represent
 from gdui.spice_config import RepresentConfig
+from gdui.training.backbones import NAMES, Backbone, backbone, settle
 from gdui.training.history import History
 from gdui.training.order import rows_of
 

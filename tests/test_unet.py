@@ -11,8 +11,10 @@ from torch import nn
 from weights import fill, inputs
 
 from gdui.diffusion import checkpoints
-from gdui.diffusion.classifier import Classifier, ClassifierConfig, SpiceClassifier, guidance_gradient
+from gdui.diffusion.classifier import Classifier, ClassifierConfig, guidance_gradient
+from gdui.diffusion.spice import SpiceClassifier, SpiceConfig
 from gdui.diffusion.unet import PRESETS, UNet, UNetConfig, preset
+from gdui.training.precision import for_inference
 
 # Outputs of guided-diffusion on the same weights and inputs, forty numbers a case.
 ADM_OUTPUTS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "adm_outputs.json").read_text())
@@ -198,12 +200,22 @@ def test_the_gradient_of_one_picture_does_not_depend_on_its_neighbours() -> None
     assert (after > before).all()
 
 
-def test_a_clustering_network_starts_as_itself() -> None:
-    features = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 16))
-    head = nn.Linear(16, 5)
-    network = SpiceClassifier(features, head, width=16, classes=5)
-    x = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(network(x, torch.tensor([0, 400])), head(features(x)))
+def test_the_time_step_says_nothing_at_first_and_something_later() -> None:
+    network = SpiceClassifier(SpiceConfig(8, 5)).eval()
+    x, early, late = torch.randn(2, 3, 8, 8), torch.tensor([0.0, 0.0]), torch.tensor([400.0, 400.0])
+    torch.testing.assert_close(network(x, late), network.head(network.features(x)))
+    nn.init.normal_(network.extra_out.weight)
+    assert (network(x, late) - network(x, early)).abs().max() > 1e-3
+
+
+def test_the_clustering_network_runs_in_bfloat16_and_gradients_reach_the_picture() -> None:
+    network = SpiceClassifier(SpiceConfig(8, 5)).eval()
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([0.0, 40.0])
+    ready = for_inference(network, compile=False)
+    torch.testing.assert_close(ready(x, t), network(x, t), atol=0.1, rtol=0.1)
+    gradient = guidance_gradient(ready, x, t, torch.tensor([0, 1]))
+    assert gradient.shape == x.shape
+    assert gradient.abs().sum() > 0
 
 
 def test_a_new_unet_predicts_nothing_yet() -> None:

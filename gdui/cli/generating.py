@@ -27,6 +27,7 @@ def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="small", help="tiny (8 pixels), small (32), medium (64), stl96, adm64, ...")
     parser.add_argument("--objective", choices=("unet", "classifier", "both"), default="both", help="what to train")
     parser.add_argument("--unconditional", action="store_true", help="a UNet that is not told the classes")
+    parser.add_argument("--classifier", choices=("adm", "spice"), default="adm", help="which network steers")
     parser.add_argument("--weigh", action="store_true", help="let the labels' confidence weigh the loss")
     parser.add_argument("--average", type=float, help="the running average to keep (default: the best)")
     parser.add_argument(
@@ -80,6 +81,7 @@ def train(arguments: argparse.Namespace) -> None:
                 preset=arguments.preset,
                 objective=arguments.objective,
                 conditional=not arguments.unconditional,
+                classifier=arguments.classifier,
                 weigh=arguments.weigh,
                 average=arguments.average,
                 settings=dict(map(toml.parse_override, arguments.set)),

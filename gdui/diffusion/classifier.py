@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from gdui.diffusion.attention import AttentionPool
-from gdui.diffusion.layers import TimeEmbedding, norm_silu
+from gdui.diffusion.layers import norm_silu
 from gdui.diffusion.norm import zeroed
 from gdui.diffusion.unet import Trunk, UNetConfig
 
-__all__ = ["Classifier", "ClassifierConfig", "Pool", "SpiceClassifier", "guidance_gradient"]
+__all__ = ["Classifier", "ClassifierConfig", "Pool", "guidance_gradient"]
 
 Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
 
@@ -65,27 +65,6 @@ class Classifier(Trunk):
         if self.config.pool.startswith("spatial"):
             h = torch.cat([part.mean(dim=(2, 3)) for part in (*seen, h)], dim=1)
         return cast(Tensor, self.out(h.to(x.dtype)))
-
-
-class SpiceClassifier(nn.Module):
-    """A clustering network as a noisy classifier: features F, its head C, and a second head that knows the time step.
-
-    logits = C(F(x)) + E(F(x), t). E ends in zeros, so training starts from the clusters that named the labels.
-    """
-
-    def __init__(self, features: nn.Module, head: nn.Module, *, width: int, classes: int) -> None:
-        super().__init__()
-        self.features, self.head = features, head
-        self.time_embed = TimeEmbedding(width)
-        self.film = nn.Linear(4 * width, 2 * width)
-        self.extra_in = nn.Linear(width, width)
-        self.extra_out = zeroed(nn.Linear(width, classes))
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        features = self.features(x)
-        scale, shift = self.film(self.time_embed(t)).chunk(2, dim=1)
-        hidden = torch.relu(self.extra_in(features) * (1 + scale) + shift)
-        return cast(Tensor, self.head(features) + self.extra_out(hidden))
 
 
 def guidance_gradient(classifier: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor, classes: Tensor) -> Tensor:

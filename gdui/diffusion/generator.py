@@ -20,11 +20,12 @@ from gdui.diffusion.classifier import Classifier, ClassifierConfig
 from gdui.diffusion.latents import Coder, coder_of
 from gdui.diffusion.sample import GradAt, Guide, Method, Sampler, image_seeds
 from gdui.diffusion.schedule import Schedule
+from gdui.diffusion.spice import SpiceClassifier, SpiceConfig
 from gdui.diffusion.unet import UNet, UNetConfig
 from gdui.runs import atomic_path
 from gdui.training.precision import for_inference
 
-__all__ = ["Asked", "Classes", "Drawing", "Generator"]
+__all__ = ["Asked", "Classes", "Drawing", "Generator", "classifier_of"]
 
 VERSION = 1
 Images = npt.NDArray[np.uint8]
@@ -85,7 +86,7 @@ class Generator:
     schedule: str = "cosine"
     timesteps: int = 500
     target: str = "eps"
-    classifier: Classifier | None = None
+    classifier: Classifier | SpiceClassifier | None = None
     mixed: bool = True
     coder: Coder | None = None
 
@@ -260,14 +261,16 @@ class Generator:
             raise ValueError(f"the model in {folder} draws {drawn}")
         weights = load_weights(folder / "model.safetensors")
         unet = UNet(UNetConfig(**_tuples(facts["unet"])), null_class=facts["null_class"])
-        classifier = Classifier(ClassifierConfig(**_tuples(facts["classifier"]))) if facts["classifier"] else None
+        told = facts["classifier"]
+        kind = SpiceConfig if told and "backbone" in told else ClassifierConfig
+        classifier = classifier_of(kind(**_tuples(told))) if told else None
         for part, network in (("unet", unet), ("classifier", classifier)):
             if network is not None:
                 own = {name.removeprefix(f"{part}."): v for name, v in weights.items() if name.startswith(f"{part}.")}
                 fill(network, own, folder / "model.safetensors")
-        told = {name: facts[name] for name in ("schedule", "timesteps", "target", "mixed")}
+        others = {name: facts[name] for name in ("schedule", "timesteps", "target", "mixed")}
         coder = None if latents is None else coder_of(latents)
-        return cls(unet, tuple(facts["names"]), classifier=classifier, coder=coder, **told)
+        return cls(unet, tuple(facts["names"]), classifier=classifier, coder=coder, **others)
 
     def digest(self) -> str:
         """A hash of the weights."""
@@ -280,6 +283,11 @@ class Generator:
     def to(self, device: str | torch.device) -> "Generator":
         """The model on another device."""
         return replace(self, unet=self.unet.to(device), classifier=self.classifier and self.classifier.to(device))
+
+
+def classifier_of(config: ClassifierConfig | SpiceConfig) -> Classifier | SpiceClassifier:
+    """A new classifier of these sizes."""
+    return SpiceClassifier(config) if isinstance(config, SpiceConfig) else Classifier(config)
 
 
 def _facts(folder: Path) -> dict[str, Any]:

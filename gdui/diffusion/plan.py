@@ -8,11 +8,12 @@ from gdui import checks
 from gdui.diffusion.classifier import ClassifierConfig
 from gdui.diffusion.recipe import Recipe
 from gdui.diffusion.schedule import Schedule
+from gdui.diffusion.spice import SpiceConfig
 from gdui.diffusion.unet import PRESETS, UNetConfig, preset
 
 __all__ = ["Plan"]
 
-Parts = TypeVar("Parts", UNetConfig, ClassifierConfig, Recipe)
+Parts = TypeVar("Parts", UNetConfig, ClassifierConfig, SpiceConfig, Recipe)
 
 # The paper's rates and averages; how long is for the data to say, so steps are a beginning.
 LARGE = Recipe(steps=200_000, batch=128, rate=1e-4, warmup=1_000, ema=(0.999, 0.9999), forget=0.1, save_every=5_000)
@@ -32,6 +33,7 @@ RECIPES = {
 }
 # The classifier is about half as wide as the UNet and needs fewer steps.
 SHORTER = 3
+CLASSIFIERS = ("adm", "spice")
 PLAIN = ("schedule", "timesteps", "picture_size")
 
 
@@ -40,7 +42,7 @@ class Plan:
     """A preset with its changes; `gdui.train` keeps it with the run."""
 
     network: UNetConfig
-    classifier: ClassifierConfig
+    classifier: ClassifierConfig | SpiceConfig
     recipe: Recipe
     classifier_recipe: Recipe
     schedule: str = "cosine"
@@ -57,6 +59,7 @@ class Plan:
         classes: int,
         *,
         conditional: bool = True,
+        classifier: str = "adm",
         seed: int = 0,
         changes: Mapping[str, Any] | None = None,
     ) -> "Plan":
@@ -67,6 +70,7 @@ class Plan:
         "recipe." or "classifier_recipe.".
         """
         checks.one_of("preset", name, list(PRESETS))
+        checks.one_of("classifier", classifier, CLASSIFIERS)
         asked = dict(changes or {})
         common = {"image_size": asked.pop("size", PRESETS[name].image_size), "channels": asked.pop("channels", 3)}
         base = preset(name, **common, classes=classes if conditional else None)
@@ -74,7 +78,7 @@ class Plan:
         shorter = max(1, recipe.steps // SHORTER)
         plan = cls(
             base,
-            _classifier(base, classes),
+            _classifier(classifier, base, max(2, classes)),
             recipe if conditional else replace(recipe, forget=0.0),
             replace(recipe, steps=shorter, rate=max(recipe.rate, 3e-4), weight_decay=0.05, forget=0.0),
         )
@@ -112,10 +116,12 @@ def _plain(part: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(v) if isinstance(v, tuple) else v for name, v in part.items() if v is not None}
 
 
-def _classifier(network: UNetConfig, classes: int) -> ClassifierConfig:
+def _classifier(kind: str, network: UNetConfig, classes: int) -> ClassifierConfig | SpiceConfig:
+    if kind == "spice":
+        return SpiceConfig(network.image_size, classes, network.channels)
     kept = {one.name: getattr(network, one.name) for one in fields(UNetConfig)}
     half = max(32, network.width // 2)
-    own = {"classes": max(2, classes), "width": half, "learned_variance": False, "dropout": 0.0}
+    own = {"classes": classes, "width": half, "learned_variance": False, "dropout": 0.0}
     return ClassifierConfig(**kept | own)
 
 

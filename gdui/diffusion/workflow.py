@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from gdui import checks
 from gdui.diffusion.averages import errors, put_on, wearing
 from gdui.diffusion.classifier import Classifier
 from gdui.diffusion.curves import plot_losses
 from gdui.diffusion.gather import Progress, confidence_weights, store_pictures
-from gdui.diffusion.generator import Generator
+from gdui.diffusion.generator import Generator, classifier_of
 from gdui.diffusion.grid import write_grid
 from gdui.diffusion.latents import Coder, coder_of, store_latents
 from gdui.diffusion.losses import Loss, classifier_loss, denoiser_loss
@@ -26,6 +27,7 @@ from gdui.diffusion.pictures import Pictures
 from gdui.diffusion.plan import Plan
 from gdui.diffusion.recipe import Recipe
 from gdui.diffusion.schedule import Schedule
+from gdui.diffusion.spice import SpiceClassifier
 from gdui.diffusion.train import Trained, train_network
 from gdui.diffusion.unet import UNet
 from gdui.labels import Labels
@@ -46,6 +48,7 @@ def train(
     preset: str = "small",
     objective: Objective = "both",
     conditional: bool = True,
+    classifier: str = "adm",
     weigh: bool = False,
     average: float | None = None,
     latents: Any = None,
@@ -67,6 +70,8 @@ def train(
         preset: the networks' sizes and recipes: tiny (8 pixels), small (32), medium (64), stl96, adm64 to adm512.
         objective: which network to train; "classifier" needs a folder in which the UNet is trained.
         conditional: whether the UNet is told the classes. Images without a label train it without one.
+        classifier: "adm", the UNet's way down with a pooled end, or "spice", a clustering network with a head for the
+            time step.
         weigh: let the labels' confidence weigh the loss.
         average: which running average of the weights becomes the model (one of recipe.ema); None for the one whose loss
             is smallest on pictures kept aside.
@@ -78,7 +83,9 @@ def train(
     """
     checks.one_of("objective", objective, get_args(Objective))
     table = _read(labels)
-    plan = Plan.named(preset, len(table.classes), conditional=conditional, seed=seed, changes=settings)
+    plan = Plan.named(
+        preset, len(table.classes), conditional=conditional, classifier=classifier, seed=seed, changes=settings
+    )
     _check_average(average, plan.recipe)
     if objective == "classifier" and not (Path(out) / MODEL / "model.json").exists():
         raise ValueError(f"objective 'classifier' needs a trained UNet, and {out} has none: use 'unet' or 'both'")
@@ -133,7 +140,7 @@ class _Workshop:
             self.plan.schedule,
             self.plan.timesteps,
             recipe.target,
-            _classifier_of(self.folder, self.coder),
+            _trained_classifier(self.folder, self.coder),
             recipe.mixed,
             self.coder,
         )
@@ -144,7 +151,7 @@ class _Workshop:
     def classifier(self, model: Generator) -> Generator:
         """The model with a newly trained classifier."""
         torch.manual_seed(self.plan.classifier_recipe.seed + 1)
-        network = Classifier(self.plan.classifier).to(self.device).to(memory_format=torch.channels_last)
+        network = classifier_of(self.plan.classifier).to(self.device).to(memory_format=torch.channels_last)
         loss = classifier_loss(self.schedule)
         self._train("classifier", network, loss, self.pictures.named(), self.plan.classifier_recipe, None, None)
         return replace(model, classifier=network)
@@ -157,7 +164,7 @@ class _Workshop:
     def _train(
         self,
         name: str,
-        network: UNet | Classifier,
+        network: nn.Module,
         loss: Loss,
         pictures: Pictures,
         recipe: Recipe,
@@ -297,7 +304,7 @@ class _Store:
             self.run.finish(stage)
 
 
-def _classifier_of(folder: Path, coder: Coder | None) -> Classifier | None:
+def _trained_classifier(folder: Path, coder: Coder | None) -> Classifier | SpiceClassifier | None:
     """The classifier of the model in a run folder, where there is one."""
     if not (folder / MODEL / "model.json").exists():
         return None

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gdui.labeling.augment import draws
-from gdui.labeling.backbones import Backbone, settle
 from gdui.labeling.looks import Looks, Pixels
 from gdui.spice_config import JointConfig
+from gdui.training.backbones import Backbone, settle
 from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
 from gdui.training.order import rows_of
 from gdui.training.precision import autocast

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from gdui import ops
 from gdui.labeling.augment import draws
-from gdui.labeling.backbones import Backbone, backbone, centre, settle
 from gdui.labeling.looks import Looks, Pixels
 from gdui.spice_config import RepresentConfig
+from gdui.training.backbones import Backbone, backbone, centre, settle
 from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
 from gdui.training.order import rows_of
 from gdui.training.precision import autocast, compiled

@@ -24,7 +24,6 @@ from gdui.config import Config
 from gdui.images import Source, Transform, batches
 from gdui.images.decode import UnreadableError, decode
 from gdui.labeling import graph
-from gdui.labeling.backbones import Backbone, backbone, outputs
 from gdui.labeling.cluster import Assignment, HeadFit, Heads, assign, fit_centroids, fit_heads
 from gdui.labeling.encoders import Encoder, load_encoder
 from gdui.labeling.joint import Head, choose, train_jointly
@@ -32,6 +31,7 @@ from gdui.labeling.looks import Looks, Pixels
 from gdui.labeling.neighbors import consistency, neighbors
 from gdui.labeling.represent import represent
 from gdui.runs import atomic_path
+from gdui.training.backbones import Backbone, backbone, outputs
 
 __all__ = [
     "SPICE",

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gdui.labeling.backbones import NAMES, Backbone, backbone
+from gdui.training.backbones import NAMES, Backbone, backbone
 
 __all__ = ["SIDES", "published_heads", "published_trunk", "read_checkpoint"]
 
