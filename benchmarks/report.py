@@ -10,6 +10,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.harness import RESULTS, Row, read_rows  # noqa: E402
+from benchmarks.reproduced import reproduction  # noqa: E402
 
 README = HERE.parent / "README.md"
 FULL = HERE / "README.md"
@@ -143,7 +144,8 @@ def documents() -> dict[Path, str]:
     for name, table in (("speed", speed_table()), ("quality", quality_table())):
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         readme = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", readme)
-    full = "\n\n".join([INTRODUCTION.strip(), *map(section, components())]) + "\n"
+    parts = [INTRODUCTION.strip(), *map(section, components()), reproduction()]
+    full = "\n\n".join(part for part in parts if part) + "\n"
     return {README: readme, FULL: full}
 
 

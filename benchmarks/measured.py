@@ -1,0 +1,69 @@
+"""What was measured of the paper's methods: which there are, and one committed row for each that was made."""
+
+import csv
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from benchmarks.harness import RESULTS
+
+ROWS_FILE = RESULTS / "reproduction" / "digits.csv"
+SEEDS = (0, 1, 2)
+STEPS, CURVE = 300, (75, 150, 225)
+SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+UNCONDITIONAL, KMEANS, PLG = "unconditional", "k-means labels", "PLG (cluster ids)"
+PLM, LMR, DEFAULT = "PLG + PLM", "PLG + PLM + LMR (preset paper)", "preset default"
+ZERO_SHOT, TRUTH = "CLIP zero-shot labels", "ground truth"
+METHODS = (UNCONDITIONAL, TRUTH, DEFAULT, LMR, ZERO_SHOT, PLM, PLG, KMEANS)
+CURVED = (UNCONDITIONAL, DEFAULT, TRUTH)
+NAMELESS = (KMEANS, PLG)  # clusters whose names are the best mapping's, which needs the truth
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method and seed after so many steps; an accuracy is NaN where nobody was asked for a class."""
+
+    method: str
+    seed: int
+    steps: int
+    samples: int
+    references: int
+    fid: float
+    fid_infinity: float
+    sfid: float
+    inception_score: float
+    precision: float
+    recall: float
+    kid: float
+    label_accuracy: float
+    asked_accuracy: float
+    judge_accuracy: float
+    seconds: float
+    versions: str
+    date: str
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return self.method, self.seed, self.steps
+
+
+def read_measured(path: Path = ROWS_FILE) -> list[Measured]:
+    """The committed rows."""
+    if not path.exists():
+        return []
+    kinds = {one.name: one.type for one in fields(Measured)}
+    with path.open(newline="") as file:
+        return [Measured(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(file)]  # type: ignore[operator]
+
+
+def append(row: Measured, path: Path = ROWS_FILE) -> None:
+    """Adds one row, synced."""
+    fresh = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [one.name for one in fields(Measured)], lineterminator="\n")
+        if fresh:
+            writer.writeheader()
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()})
+        file.flush()
+        os.fsync(file.fileno())
