@@ -29,7 +29,6 @@ from benchmarks.measured import (  # noqa: E402
     CURVED,
     DEFAULT,
     KMEANS,
-    LMR,
     METHODS,
     NAMELESS,
     PLG,
@@ -65,33 +64,28 @@ Labels = npt.NDArray[np.int64]
 
 
 def labels_of(method: str, seed: int, work: Path) -> Labels:
-    """The labels that a method gives; those of one run of the labeller are made together, and kept."""
+    """The labels that a method gives; those that come from one run of the labeller are kept together."""
     if method in (UNCONDITIONAL, TRUTH):
         truth = load_digits().target.astype(np.int64)
         return truth if method == TRUTH else np.full_like(truth, -1)
-    path = work / f"labels-{seed}.npz"
+    settings = {DEFAULT: {}, KMEANS: {"clusterer": "kmeans"}}.get(method, {})
+    if method.startswith("sigma"):
+        settings = {"refine.sigma": float(method.split()[1])}
+    run = method if method in (DEFAULT, KMEANS) or method.startswith("sigma") else "paper"
+    path = work / f"labels-{_slug(run)}-{seed}.npz"
     if not path.exists():
-        np.savez(path, **{name: value.astype(np.int64) for name, value in _all_labels(seed).items()})
+        preset = "default" if method == DEFAULT else "paper"
+        labels = Labeler(NAMES, "digits", preset, seed=seed, **settings).fit_predict(images())
+        np.savez(
+            path,
+            cluster=labels.numbers("cluster"),
+            named=labels.indices("matched_label"),
+            opinion=labels.indices("clip_label"),
+            label=labels.label_index,
+        )
+    column = {KMEANS: "cluster", PLG: "cluster", PLM: "named", ZERO_SHOT: "opinion"}.get(method, "label")
     with np.load(path) as kept:
-        return np.asarray(kept[method])
-
-
-def _all_labels(seed: int) -> dict[str, Labels]:
-    pictures = images()
-
-    def labelled(preset: str, **settings: Any) -> Any:
-        return Labeler(NAMES, "digits", preset, seed=seed, **settings).fit_predict(pictures)
-
-    paper, default, kmeans = labelled("paper"), labelled("default"), labelled("paper", clusterer="kmeans")
-    found = {
-        KMEANS: kmeans.numbers("cluster"),
-        PLG: paper.numbers("cluster"),
-        PLM: paper.indices("matched_label"),
-        LMR: paper.label_index,
-        ZERO_SHOT: paper.indices("clip_label"),
-        DEFAULT: default.label_index,
-    }
-    return found | {f"sigma {sigma:g}": labelled("paper", **{"refine.sigma": sigma}).label_index for sigma in SIGMAS}
+        return np.asarray(kept[column], np.int64)
 
 
 class Workshop:
