@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import NullFormatter
 
 from benchmarks.harness import RESULTS, Row, read_rows
+from benchmarks.measured import METHODS, Measured, read_measured
 from benchmarks.report import headlines
 
 COLOURS = {"ours": "#0b7a75", "peer": "#9aa5b1", "limit": "#d1495b"}
@@ -51,9 +52,30 @@ def bars(rows: list[Row], path: Path) -> None:
         plt.close(figure)
 
 
+def over_steps(rows: list[Measured], path: Path) -> None:
+    """FID and the share drawn as asked while training goes on, for every method measured more than once."""
+    methods = [name for name in METHODS if len({row.steps for row in rows if (row.method, row.seed) == (name, 0)}) > 1]
+    if not methods:
+        return
+    with plt.rc_context(STYLE):
+        figure, both = plt.subplots(1, 2, figsize=(7.2, 3), layout="constrained")
+        for axes, column, title in zip(both, ("fid", "asked_accuracy"), ("FID", "drawn as asked"), strict=True):
+            for method in methods:
+                points = sorted(
+                    (row.steps, getattr(row, column)) for row in rows if (row.method, row.seed) == (method, 0)
+                )
+                axes.plot(*zip(*points, strict=True), marker="o", label=method)
+            axes.set_title(title, loc="left", fontsize=11)
+            axes.set_xlabel("training steps")
+        both[0].legend(frameon=False, fontsize=9)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+
+
 def draw(folder: Path) -> None:
-    """Writes bench_<component>.svg for every component that has times."""
+    """Writes bench_<component>.svg for every component that has times, and the paper's figure 2 where it was measured."""
     folder.mkdir(parents=True, exist_ok=True)
     for csv in sorted(RESULTS.glob("*.csv")):
         if rows := chosen_group(read_rows(csv.stem)):
             bars(rows, folder / f"bench_{csv.stem}.svg")
+    over_steps(read_measured(), folder / "reproduction_steps.svg")

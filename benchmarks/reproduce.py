@@ -60,6 +60,8 @@ from gdui.labeling.labeler import Labeler  # noqa: E402
 # Everything that is equal for all rows.
 SETTINGS: dict[str, Any] = {"channels": 1, "network.width": 32, "recipe.warmup": 50, "recipe.save_every": 75}
 AVERAGE, GUIDANCE, EACH, SAMPLER_STEPS = 0.99, 1.0, 179, 10
+SHOWN = 2
+FIGURE = HERE.parent / "docs" / "figures" / "reproduction.png"
 Labels = npt.NDArray[np.int64]
 
 
@@ -109,9 +111,8 @@ class Workshop:
         )  # fmt: skip
         scores = evaluate({method: drawn[..., 0]}, images(), self.network)[method]
         if seed == 0 and steps == STEPS:
-            shown = drawn.reshape(len(NAMES), EACH, 8, 8, 1)[:, :12].reshape(-1, 8, 8, 1)
-            np.save(self.work / f"grid-{_slug(method)}.npy", shown)
-            write_grid(self.work / f"grid-{_slug(method)}.png", shown, NAMES if named else (), title=method)
+            shown = drawn.reshape(len(NAMES), EACH, 8, 8, 1)[:, :SHOWN]
+            np.save(self.work / f"drawn-{_slug(method)}.npy", shown.reshape(-1, 8, 8, 1))
         means = best_mapping(self.truth, labels) if method in NAMELESS else np.arange(len(NAMES))
         asked = np.repeat(means, EACH)
         known = {k: v for k, v in asdict(scores).items() if k in {one.name for one in fields(Measured)}}
@@ -139,6 +140,15 @@ class Workshop:
 
 def _slug(method: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in method)
+
+
+def side_by_side(work: Path, path: Path) -> None:
+    """What every method's first seed drew, a line each: the same noise, a few of each digit in turn."""
+    files = {method: work / f"drawn-{_slug(method)}.npy" for method in METHODS}
+    drawn = {method: np.load(file) for method, file in files.items() if file.exists()}
+    if drawn:
+        title = f"drawn after {STEPS:,} steps: {SHOWN} of each digit, where one could be asked for"
+        write_grid(path, np.concatenate(list(drawn.values())), list(drawn), title=title)
 
 
 def wanted(curves: bool, sigmas: bool) -> list[tuple[str, int, int]]:
@@ -172,6 +182,7 @@ def main() -> None:
         append(row)
         print(f"{row.method}, seed {row.seed}, {row.steps} steps: FID {row.fid:.2f} asked {row.asked_accuracy:.3f} "
               f"labels {row.label_accuracy:.3f} in {row.seconds:.0f} s", flush=True)  # fmt: skip
+        side_by_side(options.work, FIGURE)
 
 
 if __name__ == "__main__":
