@@ -73,7 +73,7 @@ def over_steps(rows: list[Measured], path: Path) -> None:
 
 
 def draw(folder: Path) -> None:
-    """Writes bench_<component>.svg for every component that has times, and the paper's figure 2 where it was measured."""
+    """Writes bench_<component>.svg for every component that has times, and the paper's figure 2 where it is known."""
     folder.mkdir(parents=True, exist_ok=True)
     for csv in sorted(RESULTS.glob("*.csv")):
         if rows := chosen_group(read_rows(csv.stem)):
