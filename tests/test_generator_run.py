@@ -173,6 +173,8 @@ def test_confidence_weighs_and_abstained_images_train_the_unnamed_part(
     ("changes", "words"),
     [
         ({"preset": "huge"}, "preset must be one of 'tiny'"),
+        ({"device": "abacus"}, "device must be one that PyTorch can use here, such as 'cpu', not 'abacus'"),
+        ({"classifier": "svm"}, "classifier must be one of 'adm', 'spice'"),
         ({"objective": "vae"}, "objective must be one of 'unet'"),
         ({"settings": {"size": 9}}, "image_size must be a multiple of 2"),
         ({"settings": {"recipe.speed": 9}}, "no setting is named 'recipe.speed'"),

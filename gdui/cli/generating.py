@@ -110,9 +110,9 @@ def sample(arguments: argparse.Namespace) -> None:
     """Draws images into a folder."""
     from gdui.diffusion.album import GRID, draw_into
     from gdui.diffusion.generator import Generator
-    from gdui.diffusion.workflow import default_device
+    from gdui.diffusion.workflow import device_of
 
-    device = arguments.device or default_device()
+    device = device_of(arguments.device)
     model = Generator.load(arguments.run).to(device)
     named = model.unet.config.classes is not None or model.classifier is not None
     classes = arguments.classes or (list(model.names) if named else None)

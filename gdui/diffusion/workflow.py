@@ -34,7 +34,7 @@ from gdui.labels import Labels
 from gdui.runs import Run
 from gdui.training.ranks import place
 
-__all__ = ["Objective", "default_device", "train"]
+__all__ = ["Objective", "device_of", "train"]
 
 Objective = Literal["unet", "classifier", "both"]
 PICTURES, LATENTS, LOSSES, MODEL, SAMPLES = "pictures.npy", "latents.npy", "losses.png", "model", "samples"
@@ -81,34 +81,21 @@ def train(
         mode: "overwrite" begins anew in a folder that was used before.
         progress: called with (stage, done, total).
     """
-    checks.one_of("objective", objective, get_args(Objective))
+    folder, where = Path(out), device_of(device)
+    _check_objective(objective, folder)
     table = _read(labels)
     plan = Plan.named(
         preset, len(table.classes), conditional=conditional, classifier=classifier, seed=seed, changes=settings
     )
     _check_average(average, plan.recipe)
-    if objective == "classifier" and not (Path(out) / MODEL / "model.json").exists():
-        raise ValueError(f"objective 'classifier' needs a trained UNet, and {out} has none: use 'unet' or 'both'")
     coder = _coder(latents, plan)
     facts = {"preset": preset, "conditional": conditional, "weigh": weigh, "latents": coder is not None, "seed": seed}
     told = plan.settings() | {"labels": _digest(table)}
-    where = torch.device(device or default_device())
-    with _ranks(where), torch.random.fork_rng(), _held(Path(out), facts | told, mode) as run:
-        store = _Store(Path(out), run, plan, where, progress)
+    with _ranks(where), torch.random.fork_rng(), _held(folder, facts | told, mode) as run:
+        pixels = _Store(folder, run, plan, where, progress).pixels(table, source, coder)
         weights = confidence_weights(table) if weigh else None
-        pixels = store.pixels(table, source, coder)
         pictures = Pictures(pixels, table.label_index, tuple(table.classes), weights)
-        workshop = _Workshop(plan, Path(out), pictures, where, compile, progress, coder)
-        if objective == "classifier":
-            model = Generator.load(Path(out) / MODEL, coder).to(where)
-        else:
-            model = workshop.unet(average)
-        if objective != "unet":
-            model = workshop.classifier(model)
-        if place()[0] == 0:
-            model.save(Path(out) / MODEL)
-            workshop.plot()
-        return model
+        return _Workshop(plan, folder, pictures, where, compile, progress, coder).make(objective, average)
 
 
 class _Workshop:
@@ -127,6 +114,19 @@ class _Workshop:
         self.plan, self.folder, self.pictures, self.coder = plan, folder, pictures, coder
         self.device, self.compile, self.progress = device, compile, progress
         self.schedule = Schedule.from_name(plan.schedule, plan.timesteps)
+
+    def make(self, objective: Objective, average: float | None) -> Generator:
+        """Trains what is asked for, and leaves the model in the folder."""
+        if objective == "classifier":
+            model = Generator.load(self.folder / MODEL, self.coder).to(self.device)
+        else:
+            model = self.unet(average)
+        if objective != "unet":
+            model = self.classifier(model)
+        if place()[0] == 0:
+            model.save(self.folder / MODEL)
+            self.plot()
+        return model
 
     def unet(self, average: float | None) -> Generator:
         """The trained UNet as a generator, with the folder's classifier where there is one."""
@@ -226,6 +226,12 @@ def _coder(latents: Any, plan: Plan) -> Coder | None:
     return None if latents is None else coder_of(latents)
 
 
+def _check_objective(objective: str, folder: Path) -> None:
+    checks.one_of("objective", objective, get_args(Objective))
+    if objective == "classifier" and not (folder / MODEL / "model.json").exists():
+        raise ValueError(f"objective 'classifier' needs a trained UNet, and {folder} has none: use 'unet' or 'both'")
+
+
 def _check_average(average: float | None, recipe: Recipe) -> None:
     if average is not None and average not in recipe.ema:
         raise ValueError(f"average must be one of recipe.ema, {', '.join(map(str, recipe.ema))}, not {average}")
@@ -239,8 +245,13 @@ def _digest(labels: Labels) -> str:
     return digest.hexdigest()[:16]
 
 
-def default_device() -> str:
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+def device_of(name: str | None) -> torch.device:
+    """The device of this name; of none the GPU where there is one, under torchrun each rank its own."""
+    chosen = name or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=chosen).device
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device must be one that PyTorch can use here, such as 'cpu', not {chosen!r}") from None
 
 
 @contextmanager
