@@ -1,13 +1,13 @@
 """The clustering heads' loss, forward and backward: SPICE's loop over the heads, and all heads at once."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.copies import copy_of
 from benchmarks.harness import Bench
 from gdui import ops
 
@@ -54,7 +54,7 @@ def run(bench: Bench) -> None:
                 "head by head": trained(head_by_head, logits, targets),
                 "all heads, compiled": trained(compiled, logits, targets),
                 "gdui": trained(ops.cluster_loss, logits, targets),
-                "one copy": partial(torch.empty_like(logits, requires_grad=False).copy_, logits.detach()),
+                "one copy": copy_of(2 * logits.numel(), bench.device),
             },
             agree=agree,
             peers=("head by head", "all heads, compiled"),

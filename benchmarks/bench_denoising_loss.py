@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.diffusion import PEERS, SCHEDULE, Eager, Inputs, batches, compiled, copy_of
+from benchmarks.copies import copy_of
+from benchmarks.diffusion import PEERS, SCHEDULE, Eager, Inputs, batches, compiled
 from benchmarks.harness import Bench
 from gdui import ops
 from gdui.kernels import reference_diffusion as reference

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.diffusion import PEERS, SCHEDULE, STEPS, Eager, Inputs, assert_standard, batches, compiled, copy_of
+from benchmarks.copies import copy_of
+from benchmarks.diffusion import PEERS, SCHEDULE, STEPS, Eager, Inputs, assert_standard, batches, compiled
 from benchmarks.harness import Bench
 from gdui import ops
 from gdui.kernels import reference_diffusion as reference
@@ -28,6 +29,17 @@ def run(bench: Bench) -> None:
         if peer := diffusers_noising(x0, t):
             ways["diffusers"] = peer
         bench.compare(data.size, ways, agree=partial(agree, data), peers=PEERS, limits=["one copy"])
+        noise_alone(bench, data)
+
+
+def noise_alone(bench: Bench, data: Inputs) -> None:
+    """The generator beside PyTorch's: the noise on images that are black, with all of the signal gone."""
+    black, last = torch.zeros_like(data.x0), torch.full_like(data.t, STEPS - 1)
+    ways = {
+        "gdui": partial(ops.noise_images, black, last, SCHEDULE, seed=data.seed),
+        "torch.randn": partial(torch.randn_like, black),
+    }
+    bench.compare(f"{data.size}, noise alone", ways, agree=assert_standard, peers=["torch.randn"])
 
 
 def plain(x0: Tensor, t: Tensor, table: Tensor) -> Tensor:

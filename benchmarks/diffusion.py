@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -112,12 +111,6 @@ def inputs(shape: tuple[int, ...], device: str) -> Inputs:
     t = torch.randint(1, STEPS, (batch,), generator=generator).to(device)
     x0, x, gradient = images
     return Inputs(x0.clamp(-1, 1), x, output, gradient, t, torch.arange(batch, device=device))
-
-
-def copy_of(values: int, device: str) -> Callable[[], Tensor]:
-    """A copy that reads and writes `values` float32 numbers in all, as many as an operation must."""
-    source, target = torch.zeros(2, values // 2, device=device)
-    return partial(target.copy_, source)
 
 
 def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:

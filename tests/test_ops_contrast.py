@@ -137,7 +137,7 @@ def test_no_tensor_comes_near_the_size_of_the_logits() -> None:
     q, k, queue = (value.float() for value in vectors(256, 65536, 2, "cpu"))
     with Largest() as seen:
         blocked_info_nce(q, k, queue, 0.2)
-    assert 0 < seen.elements <= q.shape[0] * queue.shape[0] / 10
+    assert 0 < seen.elements <= q.shape[0] * queue.shape[0] / 60
 
 
 @pytest.mark.parametrize(("rows", "entries"), [(300, 9000), (1000, 13001)])

@@ -197,6 +197,20 @@ def test_steps_and_seeds_may_have_any_strides(backend: str) -> None:
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("kind", ["simple", "hybrid"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_way_back_can_be_gone_twice(backend: str, kind: Any) -> None:
+    prediction, x0, noise = (moved(value, backend) for value in inputs((2, 2, 3, 3)))
+    leaf, t = prediction.requires_grad_(), torch.tensor([0, 20], device=x0.device)
+    loss = ops.denoising_loss(leaf, x0, t, SCHEDULE, noise=noise, kind=kind, backend=backend)  # type: ignore[arg-type]
+    above = torch.tensor([3.0, -2.0], device=x0.device)
+    (first,) = torch.autograd.grad(loss, leaf, above, retain_graph=True)
+    kept = first.clone()
+    (second,) = torch.autograd.grad(loss, leaf, 2 * above)
+    torch.testing.assert_close(second, 2 * kept)
+    assert torch.equal(first, kept)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_images_and_noise_count_as_given(backend: str) -> None:
     prediction, x0, noise = (moved(value, backend) for value in inputs((2, 1, 3, 3)))

@@ -13,7 +13,7 @@ __all__ = ["info_nce"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 TRITON_WIDTH = 512  # a wider row of q doesn't fit into a kernel's registers
-BLOCKS, LEAST_BLOCK = 12, 1 << 20  # without Triton: as many parts of the queue at most, of as many logits at least
+BLOCKS, LEAST_BLOCK = 64, 1 << 18  # without Triton: as many parts of the queue at most, of as many logits at least
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float, *, backend: Backend = "auto") -> Tensor:

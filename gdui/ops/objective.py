@@ -80,7 +80,8 @@ def denoising_loss(
 def compute(*arguments: Any) -> Tensor:
     given, backend = Denoising(*arguments[:-1]), arguments[-1]
     chosen = choose(backend, given.prediction, given.x0, given.noise)
-    require_steps(given.t, given.table)
+    if chosen != "native":  # which looks itself
+        require_steps(given.t, given.table)
     losses: Tensor
     if chosen == "reference":
         losses = reference.denoising_loss(given)
@@ -160,35 +161,34 @@ class Once(torch.autograd.Function):
         raise RuntimeError("denoising_loss has no second derivative")
 
 
-def scaled(dloss: Tensor, gradient: Tensor, prediction: Tensor) -> Tensor:
-    """The prediction's gradient, from that of the losses' sum."""
-    return (gradient * dloss.view(-1, *(1,) * (gradient.ndim - 1))).to(prediction.dtype)
+def scaled(gradient: Tensor, dloss: Tensor, prediction: Tensor) -> Tensor:
+    """The prediction's gradient, made in place from that of the losses' sum."""
+    return gradient.mul_(dloss.view(-1, *(1,) * (gradient.ndim - 1))).to(prediction.dtype)
 
 
 class DenoisingLoss(torch.autograd.Function):
     """The op without the dispatcher's layers of Python, which cost more than a small batch's arithmetic.
 
     The C++ core makes the gradient along with the loss: to draw the noise once more would cost more than to keep it.
+    It is given away on the way back; on a second one it is computed.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        given = Denoising(*inputs[:-1])
-        ctx.fused = choose(inputs[-1], given.prediction, given.x0, given.noise) == "native" and given.x0.numel() > 0
-        if not ctx.fused:
-            output = compute(*inputs)
-            save_for_backward(ctx, inputs, output)
-            return output
-        require_steps(given.t, given.table)
-        gradient = dense_like(given.prediction, torch.float32)
-        ctx.save_for_backward(gradient, given.prediction)
-        return native(given, None, gradient)
+        given, ctx.gradient = Denoising(*inputs[:-1]), None
+        native_runs = choose(inputs[-1], given.prediction, given.x0, given.noise) == "native" and given.x0.numel() > 0
+        if native_runs:
+            ctx.gradient = dense_like(given.prediction, torch.float32)
+        output = native(given, None, ctx.gradient) if native_runs else compute(*inputs)
+        save_for_backward(ctx, inputs, output)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *dloss: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.fused:
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
             return backward_by(partial(Once.apply, compute_gradient))(ctx, *dloss)
-        return Once.apply(scaled, *dloss, *ctx.saved_tensors), *[None] * 9
+        return Once.apply(partial(scaled, gradient), *dloss, ctx.saved_tensors[0]), *[None] * 9
 
 
 ARGUMENTS = (
