@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.copies import copy_of
-from benchmarks.diffusion import PEERS, SCHEDULE, Eager, Inputs, batches, compiled
+from benchmarks.diffusion import PEERS, SCHEDULE, Eager, Inputs, batches
 from benchmarks.harness import Bench
+from benchmarks.ways import compiled, copy_of
 from gdui import ops
 from gdui.kernels import reference_diffusion as reference
 from gdui.kernels.reference_diffusion import Denoising

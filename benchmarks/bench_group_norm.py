@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.copies import copy_of
 from benchmarks.harness import Bench
+from benchmarks.ways import compiled, copy_of
 from gdui import ops
 
 DEVICES = ("cpu", "cuda")
@@ -58,11 +58,11 @@ def run(bench: Bench) -> None:
             shapes = [(batch, channels, side, side), (channels,), (channels,), (batch, channels), (batch, channels)]
             drawn = [torch.randn(shape, device=bench.device).to(dtype) for shape in shapes]
             drawn[0] = drawn[0].contiguous(memory_format=torch.channels_last)
-            upstream, compiled = torch.randn_like(drawn[0]), torch.compile(parts, dynamic=False)
+            upstream = torch.randn_like(drawn[0])
             values = [value.requires_grad_() for value in drawn]
             size = f"{batch} x {channels} x {side} x {side} {str(dtype).removeprefix('torch.')}"
             for mode, moved in (("sampling", 2), ("training", 5)):  # images read and written
-                ways = {"eager": parts, "compiled": compiled, "gdui": fused}
+                ways = {"eager": parts, "compiled": compiled(parts, bench.device), "gdui": fused}
                 timed = {
                     name: sampled(way, *values) if mode == "sampling" else trained(way, upstream, *values)
                     for name, way in ways.items()

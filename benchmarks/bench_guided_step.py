@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.copies import copy_of
-from benchmarks.diffusion import PEERS, SCHEDULE, STEPS, Eager, Inputs, assert_standard, batches, compiled
+from benchmarks.diffusion import PEERS, SCHEDULE, STEPS, Eager, Inputs, assert_standard, batches
 from benchmarks.harness import Bench
+from benchmarks.ways import compiled, copy_of
 from gdui import ops
 from gdui.kernels import reference_diffusion as reference
 from gdui.kernels.reference_diffusion import Step

@@ -1,8 +1,8 @@
 """What the benchmarks of the diffusion ops share: inputs, and guided-diffusion's sequence of operations."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,12 +111,6 @@ def inputs(shape: tuple[int, ...], device: str) -> Inputs:
     t = torch.randint(1, STEPS, (batch,), generator=generator).to(device)
     x0, x, gradient = images
     return Inputs(x0.clamp(-1, 1), x, output, gradient, t, torch.arange(batch, device=device))
-
-
-def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """The function compiled; on a CPU with PyTorch's generator, since the compiler's own is many times slower there."""
-    torch._dynamo.reset()
-    return torch.compile(function, fullgraph=True, dynamic=False, options={"fallback_random": device == "cpu"})
 
 
 def assert_standard(residuals: Mapping[str, Tensor]) -> None:

@@ -117,3 +117,14 @@ def test_limits(architecture: int, kind: str) -> None:
     arguments |= {"limits": "*fp32", "rank": "i32", "guidance": "fp32"} | SIZES
     constants = {"TARGET": "eps", "MIXED": True, "FLAT": True, "BLOCK": guidance.SEARCHED}
     check(guidance.limits_kernel, arguments, constants, architecture, 64, read=3, written=0, warps=16)
+
+
+def test_the_smallest_quantile_of_a_single_number() -> None:
+    """Ranks, counts and steps of one are constants to Triton."""
+    ones = {"steps": "1", "rank": "1", "count": "1", "positions": "1"}
+    constants = {"TARGET": "v", "MIXED": False, "FLAT": True, "BLOCK": 1024}
+    searched = images(["x", "predicted", "weak"], "fp32", True) | STEPS | {"limits": "*fp32", "guidance": "fp32"} | ones
+    assert compile_ahead(guidance.limits_kernel, searched, constants, ARCHITECTURES[0]).spilled == 0
+    constants |= {"METHOD": "ddim", "VARIANCE": "fixed_small", "NOISE_KIND": "none", "LIMIT": "found", "PUSHED": False}
+    stepped = step_arguments("fp32", True) | ones
+    assert compile_ahead(guidance.guided_step_kernel, stepped, constants, ARCHITECTURES[0]).spilled == 0
