@@ -68,7 +68,9 @@ class Step(NamedTuple):
 
 def halves(prediction: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
     """What is predicted of images of so many channels and, if there are twice as many, the values of its variance."""
-    return prediction[:, :channels], prediction[:, channels:] if prediction.shape[1] > channels else None
+    if prediction.shape[1] == channels:
+        return prediction, None
+    return prediction[:, :channels], prediction[:, channels:]
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor], rounds: int = 10) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from gdui.checks import one_of
 __all__ = ["Backend", "choose", "interpreting", "wider"]
 
 Backend = Literal["auto", "triton", "native", "reference"]
+BACKENDS = get_args(Backend)
 VARIABLE = "GDUI_BACKEND"
 SINGLE_OR_LESS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -34,12 +35,12 @@ def choose(
         native_types, native_devices: what the op's native implementation takes.
         too_wide: what about the shapes keeps the op's Triton kernel from running, or None.
     """
-    one_of("backend", backend, get_args(Backend))
-    if backend == "auto":
-        backend = one_of(VARIABLE, os.environ.get(VARIABLE, "auto"), get_args(Backend))
+    one_of("backend", backend, BACKENDS)
+    if backend == "auto" and VARIABLE in os.environ:
+        backend = one_of(VARIABLE, os.environ[VARIABLE], BACKENDS)
     given = [tensor for tensor in tensors if tensor is not None]
     if backend == "auto":
-        if (triton_obstacle(given) or too_wide) is None and not interpreting():
+        if given[0].is_cuda and not interpreting() and (triton_obstacle(given) or too_wide) is None:
             return "triton"
         return "native" if native_obstacle(given, native_types, native_devices) is None else "reference"
     obstacle = None
@@ -67,10 +68,12 @@ def native_obstacle(
     tensors: list[torch.Tensor], types: Collection[torch.dtype], devices: Collection[str]
 ) -> str | None:
     """Why the native implementation can't run on `tensors`, or None."""
-    if any(tensor.device.type not in devices for tensor in tensors):
-        return f"it needs CPU tensors, not {', '.join(sorted({tensor.device.type for tensor in tensors}))}"
-    others = {str(t.dtype) for t in tensors if t.is_floating_point() and t.dtype not in types}
-    return f"it needs {' or '.join(map(str, types))}, not {', '.join(sorted(others))}" if others else None
+    for tensor in tensors:
+        if tensor.device.type not in devices:
+            return f"it needs {' or '.join(devices).upper()} tensors, not {tensor.device.type}"
+        if tensor.is_floating_point() and tensor.dtype not in types:
+            return f"it needs {' or '.join(map(str, types))}, not {tensor.dtype}"
+    return None
 
 
 def wider(what: str, count: int, most: int) -> str | None:

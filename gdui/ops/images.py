@@ -116,7 +116,8 @@ def array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
     """The tensor's own memory as an array for the C++ core; of bfloat16 and float16 a copy in float32."""
     if tensor is None:
         return None
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
 
 
@@ -137,6 +138,7 @@ def threads() -> int:
 
 def dense_like(images: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """New memory in the images' format, channels_last where they are, else contiguous; so `planes` of it is a view."""
-    channels_last = images.ndim == 4 and images.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if channels_last and not images.is_contiguous() else torch.contiguous_format
+    layout = torch.contiguous_format
+    if images.ndim == 4 and not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last):
+        layout = torch.channels_last
     return torch.empty(images.shape, dtype=dtype or images.dtype, device=images.device, memory_format=layout)

@@ -161,6 +161,12 @@ class Once(torch.autograd.Function):
         raise RuntimeError("denoising_loss has no second derivative")
 
 
+def once(run: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """Runs a function that has no derivative: `Once`, where one might be asked for."""
+    out: Tensor = Once.apply(run, *inputs) if torch.is_grad_enabled() else run(*inputs)
+    return out
+
+
 def scaled(gradient: Tensor, dloss: Tensor, prediction: Tensor) -> Tensor:
     """The prediction's gradient, made in place from that of the losses' sum."""
     return gradient.mul_(dloss.view(-1, *(1,) * (gradient.ndim - 1))).to(prediction.dtype)
@@ -187,8 +193,8 @@ class DenoisingLoss(torch.autograd.Function):
     def backward(ctx: Any, *dloss: Tensor) -> tuple[Tensor | None, ...]:
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            return backward_by(partial(Once.apply, compute_gradient))(ctx, *dloss)
-        return Once.apply(partial(scaled, gradient), *dloss, ctx.saved_tensors[0]), *[None] * 9
+            return backward_by(partial(once, compute_gradient))(ctx, *dloss)
+        return once(partial(scaled, gradient), *dloss, ctx.saved_tensors[0]), *[None] * 9
 
 
 ARGUMENTS = (
