@@ -148,6 +148,7 @@ class GraphConfig:
     most_modes: their bound, for the memory of many classes.
     scales: clusters for each class; large ones outvote noise in the opinion, small ones keep to one class.
     steps, keep: rounds of diffusion, and the share of its own vote an image keeps in each.
+    pin: as how many images one votes whose label a person gave; its neighbours hear little of a single voice.
     least: where fewer images than this share get their nearest neighbour's label, features and classes have little to
         do with each other, and the opinion stands as it is. On real pictures it was never below 0.7.
     gain: classes are taken as equally large unless other sizes explain the witnesses better by this part.
@@ -160,6 +161,7 @@ class GraphConfig:
     scales: tuple[float, ...] = (1.5, 2.0, 3.0, 6.0)
     steps: int = 20
     keep: float = 0.2
+    pin: float = 5.0
     least: float = 0.5
     gain: float = 0.01
 
@@ -169,6 +171,7 @@ class GraphConfig:
         checks.in_range("graph.most_modes", self.most_modes, 1, 1 << 16)
         checks.in_range("graph.steps", self.steps, 0, 10_000)
         checks.in_range("graph.keep", self.keep, 0, 1)
+        checks.in_range("graph.pin", self.pin, 0, 1e6)
         checks.in_range("graph.least", self.least, 0, 1)
         checks.in_range("graph.gain", self.gain, 0, 1)
         for scale in self.scales:

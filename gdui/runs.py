@@ -21,10 +21,12 @@ LOCK = ".lock"
 MANIFEST = "manifest.json"
 LABELS = "labels.parquet"
 QUARANTINE = "quarantine.parquet"
+CORRECTIONS = "corrections.csv"
 STORES = ("features", "embeddings")
 PIXELS = ("pictures.npy", "latents.npy")
 # What a run may leave behind, and a new one in the same folder takes away.
-FILES = (LABELS, QUARANTINE, *PIXELS, "criterion.png", "losses.png", "report.html", "log", "spice.safetensors")
+PLOTS = ("criterion.png", "losses.png")
+FILES = (LABELS, QUARANTINE, CORRECTIONS, *PIXELS, *PLOTS, "report.html", "log", "spice.safetensors")
 FOLDERS = (*STORES, "spice", "unet", "classifier", "model", "samples")
 
 
@@ -72,6 +74,7 @@ class Run:
     embeddings = property(lambda self: self.path / "embeddings")
     labels = property(lambda self: self.path / LABELS)
     quarantine = property(lambda self: self.path / QUARANTINE)
+    corrections = property(lambda self: self.path / CORRECTIONS)
     log = property(lambda self: self.path / "log")
     report = property(lambda self: self.path / "report.html")
 

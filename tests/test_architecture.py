@@ -37,6 +37,7 @@ LAYERS: list[set[str]] = [
     {"gdui.diffusion.classifier"},
     {"gdui.labeling.inputs", "gdui.labeling.learned", "gdui.labeling.naming", "gdui.labeling.criterion"}
     | {"gdui.labeling.spice"},
+    {"gdui.labeling.pins"},
     {"gdui.labeling.outcome"},
     {"gdui.labeling.intake"},
     {"gdui.labeling.labeler", "gdui.labeling.distribute", "gdui.diffusion.checkpoints"},

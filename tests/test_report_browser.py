@@ -116,6 +116,14 @@ def test_a_review_by_keyboard_is_kept_undone_and_exported(browser: Any, run: Pat
         said = {row["id"]: row["label"] for row in csv.DictReader(file)}
     assert said == {first: labels.row(first)["label"], second: "seven", third: ""}
     assert fourth not in said
+    heard = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    assert main(["relabel", str(heard), "--corrections", str(tmp_path / "corrections.csv")]) == 0
+    assert main(["report", str(heard)]) == 0
+    after = Labels.from_run(heard)
+    assert {id_: after.row(id_)["label"] or "" for id_ in said} == said
+    told = json.loads(opened(browser, heard / "report.html", **DESKTOP).locator("#data").text_content())
+    assert {told["images"]["id"][at] for at in told["review"]}.isdisjoint({second, third})
+    assert told["head"]["pinned"] == 3
 
 
 def test_the_sweep_answers_to_its_slider_and_a_cell_shows_its_images(browser: Any, run: Path) -> None:

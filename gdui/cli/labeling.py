@@ -29,7 +29,7 @@ def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("label", parents=[common], help="label images with the names of classes")
     parser.add_argument("source", nargs="?", help="a folder, tar shards, Parquet or arrays of images; see --features")
-    _add_classes(parser, required=False)
+    _add_classes(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the folder of the run")
     parser.add_argument("--encoder", metavar="NAME", help="what turns images and names into features")
     parser.add_argument("--cluster-by", metavar="NAME", help="another encoder, or NAME#LAYER, to cluster by")
@@ -44,9 +44,12 @@ def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _add_relabel(commands: Commands, common: argparse.ArgumentParser) -> None:
-    parser = commands.add_parser("relabel", parents=[common], help="give a run other classes; its features are reused")
+    parser = commands.add_parser(
+        "relabel", parents=[common], help="give a run other classes, or corrections; no image is read"
+    )
     parser.add_argument("run", type=Path, metavar="RUN")
-    _add_classes(parser, required=True)
+    _add_classes(parser)
+    parser.add_argument("--corrections", type=Path, metavar="FILE", help="a CSV of id and label, as the report exports")
     _add_opinions(parser)
     parser.set_defaults(command=relabel)
 
@@ -74,9 +77,9 @@ def _add_demo(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=demo)
 
 
-def _add_classes(parser: argparse.ArgumentParser, *, required: bool) -> None:
+def _add_classes(parser: argparse.ArgumentParser) -> None:
     names = 'the names, one a line; or TOML of names and texts on each: cat = ["a tabby asleep"]'
-    parser.add_argument("--classes", type=Path, required=required, metavar="FILE", help=names)
+    parser.add_argument("--classes", type=Path, metavar="FILE", help=names)
 
 
 def _add_ready(parser: argparse.ArgumentParser) -> None:
@@ -117,9 +120,16 @@ def relabel(arguments: argparse.Namespace) -> None:
     """Names the images of a run anew."""
     from gdui.labeling.workflow import relabel_run
 
+    if arguments.classes is None and arguments.corrections is None:
+        raise ValueError("relabel needs other names (--classes) or what a person said of images (--corrections)")
     with Progress() as progress:
-        classes = _classes(arguments.classes, {})
-        outcome = relabel_run(arguments.run, classes, opinions=arguments.opinions, progress=progress)
+        outcome = relabel_run(
+            arguments.run,
+            None if arguments.classes is None else _classes(arguments.classes, {}),
+            corrections=arguments.corrections,
+            opinions=arguments.opinions,
+            progress=progress,
+        )
     _report(outcome, as_json=arguments.json)
 
 

@@ -59,15 +59,27 @@ def modes(graph: sparse.csr_array, count: int, *, rounds: int = 60, seed: int = 
     return np.asarray(slowest * _inverse(np.linalg.norm(slowest, axis=1))[:, None], np.float32)
 
 
-def diffuse(graph: sparse.csr_array, votes: Matrix, *, steps: int = 20, keep: float = 0.2) -> Matrix:
-    """F <- (1 - keep) D^-1 A F + keep V, `steps` times from F = V, for votes V [N, C]; islands keep their votes."""
+def diffuse(
+    graph: sparse.csr_array,
+    votes: Matrix,
+    *,
+    steps: int = 20,
+    keep: float = 0.2,
+    pinned: npt.NDArray[np.integer] | None = None,
+) -> Matrix:
+    """F <- (1 - keep) D^-1 A F + keep V, `steps` times from F = V, for votes V [N, C].
+
+    Islands keep their votes, and so do the images in the rows `pinned`.
+    """
     degree = graph.sum(axis=1)
     walk = (graph * _inverse(degree)[:, None]).tocsr().astype(np.float32)
-    island = degree == 0
+    fixed = degree == 0
+    if pinned is not None:
+        fixed[pinned] = True
     field = votes
     for _ in range(steps):
         field = (1 - keep) * (walk @ field) + keep * votes
-        field[island] = votes[island]
+        field[fixed] = votes[fixed]
     return np.asarray(field, np.float32)
 
 

@@ -31,6 +31,8 @@ class Given(TypedDict, total=False):
     embeddings: where the features are another encoder's, the vectors of the one that is asked for names, as features.
     opinions: scores of images against classes [N, C], probabilities or log-odds; by default the encoder's.
     ids: names of the rows of features or of an array of images; by default those stored with them, or the row numbers.
+    pins: labels that a person gave, id -> class name, "" for none of the classes. They stand, and speak for the images
+        around them; a fit alone can take them.
     progress: called with (stage, images done, images in all).
     """
 
@@ -38,6 +40,7 @@ class Given(TypedDict, total=False):
     embeddings: Any
     opinions: npt.ArrayLike | None
     ids: Sequence[str] | None
+    pins: Mapping[str, str] | None
     progress: Progress | None
 
 

@@ -21,6 +21,7 @@ from gdui.labeling.intake import Given, Intake
 from gdui.labeling.learned import RULE, Decision, Learned, calibrated, confidences, overruled
 from gdui.labeling.neighbors import neighbors
 from gdui.labeling.outcome import Clock, Outcome, Progress, Table
+from gdui.labeling.pins import Pins
 from gdui.labeling.select import consistency_from_neighbors
 from gdui.labeling.spice import SPICE, Spice, clusters_from_pixels, learn_source
 from gdui.labels import Facts, Labels
@@ -76,12 +77,15 @@ class Labeler:
     def fit(self, source: Any = None, **given: Unpack[Given]) -> Self:
         """Learns from images, and remembers it for `predict`; for the arguments see `fit_predict`."""
         self._look(source, given)
-        self._learn(self._intake.images(source, given, Facts()), Clock(given.get("progress")))
+        images = self._intake.images(source, given, Facts())
+        self._learn(images, self._pins(images, given), Clock(given.get("progress")))
         return self
 
     def predict(self, source: Any = None, **given: Unpack[Given]) -> Labels:
         """Labels new images by what was learned: one pass of matrix products, nothing is clustered or learned again."""
         self._fitted()
+        if given.get("pins"):
+            raise ValueError("pins are learned from: hand them to fit or fit_predict")
         images = self._intake.images(source, given, self._facts)
         return self._labels(images, Clock(given.get("progress")), None)
 
@@ -91,11 +95,11 @@ class Labeler:
         Args:
             source: images as `gdui.images.open_source` takes them; they go through the encoder. What can't be read is
                 listed in the `quarantine` of the labels.
-            given: features, embeddings, opinions, ids, progress; see `gdui.labeling.intake.Given`.
+            given: features, embeddings, opinions, ids, pins, progress; see `gdui.labeling.intake.Given`.
         """
         self._look(source, given)
         images, clock = self._intake.images(source, given, Facts()), Clock(given.get("progress"))
-        return self._labels(images, clock, self._learn(images, clock))
+        return self._labels(images, clock, self._learn(images, self._pins(images, given), clock))
 
     def plot_criterion(self, path: str | Path) -> None:
         """Draws how good each number of clusters was; the fit must have estimated it (k="auto")."""
@@ -163,14 +167,19 @@ class Labeler:
             raise ValueError("this labeler has learned nothing yet: call fit, or load one that has")
         return self._learned
 
-    def _learn(self, images: Images, clock: Clock) -> Outcome:
+    def _pins(self, images: Images, given: Given) -> Pins:
+        return Pins.of(given.get("pins") or {}, images.ids, self.classes)
+
+    def _learn(self, images: Images, pins: Pins, clock: Clock) -> Outcome:
         """All stages, on all images or a sample of them."""
         config = self.config
         if len(images) < len(self.classes):
             raise ValueError(f"{len(images)} images are fewer than the {len(self.classes)} classes")
-        rows = _sample(len(images), max(config.fit_rows, ROWS_PER_CLASS * len(self.classes)), config.seed)
-        clock.total = len(rows)
-        features, opinion = images.rows(rows)
+        most = max(config.fit_rows, ROWS_PER_CLASS * len(self.classes))
+        rows = pins.joining(_sample(len(images), most, config.seed))
+        pins, clock.total = pins.among(rows), len(rows)
+        features, own = images.rows(rows)
+        opinion = pins.heard(own)
         learned = Learned.blank(features, centred=config.graph.enabled and self.spice is None)
         unit, votes = learned.unit(features), opinion.argmax(axis=1)
         with clock.stage("neighbors"):
@@ -188,17 +197,17 @@ class Labeler:
             refined = decided = learned.refined(found, opinion)
         if config.graph.enabled:
             with clock.stage("graph"):
-                settled = self._settle(votes, modes, near, similarity)
+                settled = self._settle(votes, modes, near, similarity, pins)
                 votes, self.shares = consensus.balance(opinion, settled.shares).argmax(axis=1), settled.shares
             with clock.stage("linear"):
-                smooth, decided = self._smooth(learned, refined, settled.field, unit, opinion, votes, near[:, 0])
+                smooth, decided = self._smooth(learned, refined, settled.field, unit, own, votes, near[:, 0])
             if 1 - _differ(decided.label, decided.label[near[:, 0]]) >= config.graph.least:
                 learned = smooth
             else:
                 log.warning("neighbours hardly agree on any label: the features tell little, and the opinion stands")
                 learned = replace(learned, floor=np.full(model.k, EVERYTHING, np.float32))
                 decided = learned.refined(found, opinion)
-        matched = named.names[found.cluster]
+        matched, decided = named.names[found.cluster], pins.decide(decided)
         self._facts = Facts(
             encoder=self._intake.namer.name,
             encoder_hash=images.encoder_hash,
@@ -273,14 +282,17 @@ class Labeler:
         groups = fit_centroids(modes, k, seed=self.config.seed, iterations=self.config.cluster.iterations)
         return assign(groups, modes).cluster
 
-    def _settle(self, votes: Indices, modes: Matrix, near: Indices, similarity: Matrix) -> consensus.Consensus:
+    def _settle(
+        self, votes: Indices, modes: Matrix, near: Indices, similarity: Matrix, pins: Pins
+    ) -> consensus.Consensus:
         """Votes averaged over clusters of several sizes, diffused over the graph, every class brought to its size."""
         settings, classes = self.config.graph, len(self.classes)
         pooled = np.zeros((len(votes), classes), np.float32)
         for scale in settings.scales:
             groups = self._grouped(modes, int(np.clip(round(scale * classes), 1, len(modes))))
             pooled += graph.cluster_votes(votes, groups, classes) / np.float32(len(settings.scales))
-        field = graph.diffuse(self._web(near, similarity), pooled, steps=settings.steps, keep=settings.keep)
+        pooled, web = pins.votes(pooled, settings.pin), self._web(near, similarity)
+        field = graph.diffuse(web, pooled, steps=settings.steps, keep=settings.keep, pinned=pins.rows)
         return consensus.settle(field, votes, near[:, : settings.neighbors], gain=settings.gain)
 
     def _smooth(
@@ -330,7 +342,7 @@ class Labeler:
             table.put(outcome.rows, outcome.found, outcome.decided, images.rows(outcome.rows)[1])
             table.consistency[outcome.rows], table.surety[outcome.rows] = outcome.consistency, outcome.surety
         if self.config.reject is not None:
-            unsure = table.surety < self.config.reject
+            unsure = (table.surety < self.config.reject) & (table.rule != RULE["pinned"])
             table.label[unsure], table.rule[unsure] = -1, RULE["rejected"]
         labels = Labels.from_arrays(
             images.ids,

@@ -25,6 +25,7 @@ from gdui.labeling.labeler import Labeler, Progress
 from gdui.labeling.spice import SPICE, Spice, clusters_from_pixels, learn_source
 from gdui.labels import Labels
 from gdui.labels.files import read_quarantine
+from gdui.labels.pins import read_pins, write_pins
 from gdui.labels.words import Diff
 from gdui.runs import Run, atomic_path, read_manifest
 
@@ -110,25 +111,43 @@ def label_run(
     images = inputs.open(Path(out))
     stamp = inputs.stamp(images)
     with Run(out, _settings(config, classes, inputs), mode=mode) as run, _logged(run):
+        pins = _kept_pins(run.corrections)
+        stamp |= _pin_stamp(pins)
         if _is_done(run, stamp):
             return _outcome(run, Labels.from_run(run.path))
         job = _Job(run, inputs, config, progress)
         job.learn(images, classes)
         job.encode(images, stamp)
-        return job.finish(job.fit(classes), stamp)
+        return job.finish(job.fit(classes, pins), stamp)
 
 
 def relabel_run(
-    folder: str | Path, classes: Classes, *, opinions: str | None = None, progress: Progress | None = None
+    folder: str | Path,
+    classes: Classes | None = None,
+    *,
+    corrections: str | Path | None = None,
+    opinions: str | None = None,
+    progress: Progress | None = None,
 ) -> Outcome:
-    """Names the images of the run in `folder` with other classes; no image is read again."""
-    checks.class_names(classes)
+    """Labels the images of the run in `folder` anew; no image is read again.
+
+    Args:
+        classes: other names; without them the run's own stay, and so do its opinions.
+        corrections: a CSV of id and label, as the report exports it. The run keeps them, beside earlier ones, and what
+            they say of an image stands; those whose name is no class any more are dropped.
+    """
     settings = read_manifest(folder)["settings"]
     _refuse_others(folder, settings)
-    config = _config_of(settings)
-    if opinions is None and settings["inputs"].get("opinions") and config.encode.encoder is None:
+    config, inputs = _config_of(settings), _Inputs(**settings["inputs"])
+    if classes is None and opinions is None:
+        opinions = inputs.opinions
+    if opinions is None and inputs.opinions and config.encode.encoder is None:
         raise ValueError(f"{folder} has no encoder: give --opinions for the new classes, or label again with --encoder")
-    inputs = dataclasses.replace(_Inputs(**settings["inputs"]), opinions=_address(opinions))
+    if classes is None:
+        texts = settings.get("descriptions", {})
+        classes = {name: texts.get(name, []) for name in settings["classes"]}
+    names = checks.class_names(classes)
+    inputs = dataclasses.replace(inputs, opinions=_address(opinions))
     with Run(folder, settings) as run, _logged(run):
         if not run.done("encode"):
             raise ValueError(f"{folder} has not encoded all of its images yet: run gdui label again first")
@@ -139,9 +158,14 @@ def relabel_run(
             raise ValueError(
                 f"{folder} has clustered features only: give --opinions for the new classes, or label again"
             )
-        labels = job.fit(classes)
+        kept = {id_: name for id_, name in _kept_pins(run.corrections).items() if name in ("", *names)}
+        pins = kept | ({} if corrections is None else read_pins(corrections))
+        labels = job.fit(classes, pins)
         run.reopen(_settings(config, classes, inputs), "label")
-        outcome = job.finish(labels, inputs.stamp(None) | {"source": run.stages["encode"]["source"]})
+        if pins:
+            write_pins(run.corrections, pins)
+        stamp = inputs.stamp(None) | {"source": run.stages["encode"]["source"]} | _pin_stamp(pins)
+        outcome = job.finish(labels, stamp)
     return dataclasses.replace(outcome, diff=None if before is None else before.diff(outcome.labels))
 
 
@@ -273,15 +297,15 @@ class _Job:
         self._enter(stage, encode_source(images, encoder, store, progress=partial(self._encoding, stage, total)))
         return store.quarantine()
 
-    def fit(self, classes: Classes) -> Labels:
-        """Learns from the inputs and labels them."""
+    def fit(self, classes: Classes, pins: Mapping[str, str]) -> Labels:
+        """Learns from the inputs, and from the labels that a person gave, and labels them."""
         arrays = self.arrays()
         settings = dict(self.config.items())
         preset, k, seed = (settings.pop(name) for name in ("preset", "k", "seed"))
         self.labeler = Labeler(classes, self.encoder, preset, k, seed, **settings)
         if self.spice is not None:
             self.labeler.use(self.spice)
-        return self.labeler.fit_predict(**arrays, progress=self.progress)
+        return self.labeler.fit_predict(**arrays, pins=pins, progress=self.progress)
 
     def finish(self, labels: Labels, stamp: dict[str, str]) -> Outcome:
         """Writes down the labels, and what was learned, and closes the books."""
@@ -332,6 +356,15 @@ def _settings(config: Config, classes: Classes, inputs: _Inputs) -> dict[str, An
 
 def _config_of(settings: dict[str, Any]) -> Config:
     return Config.from_dict({name: value for name, value in settings.items() if name not in NO_CONFIG})
+
+
+def _kept_pins(path: Path) -> dict[str, str]:
+    """What a person has said of the run's images so far."""
+    return read_pins(path) if path.exists() else {}
+
+
+def _pin_stamp(pins: Mapping[str, str]) -> dict[str, str]:
+    return {"corrections": fingerprint(sorted(pins.items()))} if pins else {}
 
 
 def _is_done(run: Run, stamp: dict[str, str]) -> bool:

@@ -2,9 +2,12 @@
 
 import csv
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["read_pins"]
+from gdui.runs import atomic_path
+
+__all__ = ["read_pins", "write_pins"]
 
 COLUMNS = ("id", "label")
 
@@ -20,3 +23,9 @@ def read_pins(path: str | os.PathLike[str]) -> dict[str, str]:
             return {line["id"]: line["label"] or "" for line in lines}
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{os.fspath(path)} is not a CSV file in UTF-8: {error}") from None
+
+
+def write_pins(path: str | os.PathLike[str], pins: Mapping[str, str]) -> None:
+    """Writes what `read_pins` reads, whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *pins.items()])

@@ -29,6 +29,7 @@ RULES = {
     "unvoted": "nobody voted for its cluster's name, so the opinion's first choice stands",
     "graph": "the votes of its neighbours, and the linear model that learned from them, overrule cluster and opinion",
     "rejected": "the opinion is unsure about it and its neighbours, so it gets no label",
+    "pinned": "a person said so",
 }
 
 NAME = pa.dictionary(pa.int32(), pa.string())

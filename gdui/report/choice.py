@@ -6,15 +6,16 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from gdui.labels import Labels
+from gdui.labels import RULES, Labels
 
-__all__ = ["Choice", "choose", "extremes"]
+__all__ = ["PINNED", "Choice", "choose", "extremes"]
 
 Indices = npt.NDArray[np.int64]
 
 OF_CLASS, LEAST_OF_CLASS, OF_CLUSTER = 12, 8, 6
 STRIPS = 4000  # images in all strips together
 REVIEWED, MAPPED = 300, 2000
+PINNED = list(RULES).index("pinned")
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,15 @@ def choose(labels: Labels, seed: int = 0) -> Choice:
 
 
 def doubtful_first(labels: Labels) -> Indices:
-    """The images that a person should look at: overruled opinions, images without a label, then the least sure."""
+    """The images that a person should look at: overruled opinions, images without a label, then the least sure.
+
+    Those that a person has looked at are left out.
+    """
     label, opinion, sure = labels.label_index, labels.indices("clip_label"), _known(labels, "confidence")
     overruled = (opinion >= 0) & (label >= 0) & (label != opinion)
     order = np.where(overruled, 0, np.where(label < 0, 1, 2))
-    return np.lexsort((sure, order))
+    rows = np.lexsort((sure, order))
+    return rows[labels.indices("rule")[rows] != PINNED]
 
 
 def extremes(

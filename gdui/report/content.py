@@ -13,7 +13,7 @@ from gdui import __version__
 from gdui.labels import RULES, ClusterFacts, Labels
 from gdui.labels.words import why
 from gdui.report import measures
-from gdui.report.choice import Choice, choose
+from gdui.report.choice import PINNED, Choice, choose
 from gdui.report.pictures import SMALL, data_urls
 from gdui.report.projection import project
 
@@ -75,6 +75,7 @@ def _head(labels: Labels, beside: Beside) -> dict[str, Any]:
         "preset": facts.configuration.get("preset", ""),
         "images": len(labels),
         "abstained": int((label < 0).sum()),
+        "pinned": int((labels.indices("rule") == PINNED).sum()),
         "overruled": int(((label >= 0) & (opinion >= 0) & (label != opinion)).sum()),
         "quarantined": dict(sorted(beside.quarantined.items(), key=lambda one: -one[1])),
         "learned_from": facts.learned_from,

@@ -34,6 +34,7 @@ function figures() {
     head.truth !== null && ["right, by the truth given", percent(head.truth)],
     ["labelled", count(head.images - head.abstained), of(head.images - head.abstained)],
     ["without a label", count(head.abstained), of(head.abstained)],
+    head.pinned > 0 && ["settled by a person", count(head.pinned), of(head.pinned)],
     ["not what the opinion said", count(head.overruled), of(head.overruled)],
     ["could not be read", count(unread)],
   ];

@@ -1,0 +1,73 @@
+"""Labels that a person gave: they stand, and they speak for the images around them.
+
+N is the number of images, m of pinned ones, C of classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gdui.labeling.learned import RULE, Decision
+
+__all__ = ["Pins"]
+
+Matrix = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.integer]
+NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The pinned images' rows, ascending, and the class of each, -1 where a person said that none fits [m]."""
+
+    rows: npt.NDArray[np.int64] = field(default_factory=NO_ROWS.copy)
+    classes: npt.NDArray[np.int64] = field(default_factory=NO_ROWS.copy)
+
+    @classmethod
+    def of(cls, named: Mapping[str, str], ids: pa.ChunkedArray, classes: Sequence[str]) -> Self:
+        """From id -> class name, "" for none; every id must be an image's and every name a class's."""
+        known = {name: at for at, name in enumerate(classes)} | {"": -1}
+        if unknown := sorted(set(named.values()) - set(known)):
+            raise ValueError(f"pins name {unknown[0]!r}, which is none of the classes")
+        rows = pc.index_in(pa.array(list(named), ids.type), pa.concat_arrays(ids.chunks)) if named else pa.array([])
+        if rows.null_count:
+            lost = list(named)[pc.index(pc.is_null(rows), True).as_py()]
+            raise ValueError(f"pins name the image {lost!r}, which is not among the images")
+        order = np.argsort(np.asarray(rows), kind="stable")
+        of_class = np.array([known[name] for name in named.values()], np.int64)
+        return cls(np.asarray(rows, np.int64)[order], of_class[order])
+
+    def joining(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """These rows and the pinned ones, ascending."""
+        return np.union1d(rows, self.rows)
+
+    def among(self, rows: npt.NDArray[np.int64]) -> "Pins":
+        """The same images by their place in `rows`, which has them all."""
+        return Pins(np.searchsorted(rows, self.rows), self.classes)
+
+    def heard(self, opinion: Matrix) -> Matrix:
+        """The opinion [N, C] with a person's certainty in place of it where there is one; no class is all alike."""
+        if not len(self.rows):
+            return opinion
+        out, named = opinion.copy(), self.classes >= 0
+        out[self.rows[named]] = np.eye(opinion.shape[1], dtype=np.float32)[self.classes[named]]
+        out[self.rows[~named]] = 1 / opinion.shape[1]
+        return out
+
+    def votes(self, pooled: Matrix, weight: float) -> Matrix:
+        """Votes [N, C] in which a pinned image votes for its class alone, and as `weight` images do."""
+        out, named = pooled.copy(), self.classes >= 0
+        out[self.rows] = 0
+        out[self.rows[named], self.classes[named]] = weight
+        return out
+
+    def decide(self, decided: Decision) -> Decision:
+        """The decision in which the pins stand."""
+        label, confidence, rule = decided.label.copy(), decided.confidence.copy(), decided.rule.copy()
+        label[self.rows], confidence[self.rows], rule[self.rows] = self.classes, 1, RULE["pinned"]
+        return Decision(label, confidence, rule)

@@ -1,0 +1,153 @@
+"""Labels that a person gave: they stand, they speak for the images around them, and a run keeps them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from scipy import sparse
+
+from gdui import Labeler
+from gdui.cli import main
+from gdui.labeling.graph import diffuse
+from gdui.labeling.learned import RULE, Decision
+from gdui.labeling.pins import Pins
+from gdui.labels import Labels
+from gdui.labels.pins import read_pins, write_pins
+
+NAMES = ["ant", "bee", "cow"]
+IDS = pa.chunked_array([["a", "b"], ["c", "d"]])
+
+
+def heap(rng: np.random.Generator, n: int = 240) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Three groups of images, the first in two halves; the opinion takes one of these halves for another class."""
+    kind = np.arange(n) % 4
+    middles = rng.standard_normal((4, 12)) * 2
+    features = middles[kind] + rng.standard_normal((n, 12)) * 0.7
+    said = np.array([0, 1, 2, 2])[kind]
+    return features.astype(np.float32), np.eye(3)[said] * 0.6 + rng.random((n, 3)) * 0.3
+
+
+def test_pins_know_rows_and_refuse_what_is_unknown() -> None:
+    pins = Pins.of({"d": "bee", "a": ""}, IDS, NAMES)
+    assert pins.rows.tolist() == [0, 3]
+    assert pins.classes.tolist() == [-1, 1]
+    assert pins.joining(np.array([1, 3])).tolist() == [0, 1, 3]
+    assert pins.among(np.array([0, 1, 3])).rows.tolist() == [0, 2]
+    assert len(Pins.of({}, IDS, NAMES).rows) == 0
+    with pytest.raises(ValueError, match="pins name 'elk', which is none of the classes"):
+        Pins.of({"a": "elk"}, IDS, NAMES)
+    with pytest.raises(ValueError, match="pins name the image 'z', which is not among the images"):
+        Pins.of({"a": "ant", "z": "ant"}, IDS, NAMES)
+
+
+def test_pins_speak_and_decide() -> None:
+    pins = Pins.of({"d": "bee", "a": ""}, IDS, NAMES)
+    opinion = np.full((4, 3), 0.2, np.float32)
+    assert pins.heard(opinion)[[0, 3]].tolist() == [[pytest.approx(1 / 3)] * 3, [0, 1, 0]]
+    assert pins.votes(opinion, 5)[[0, 3]].tolist() == [[0, 0, 0], [0, 5, 0]]
+    assert (opinion == np.float32(0.2)).all(), "what is handed in stays"
+    before = Decision(np.zeros(4, np.int32), np.full(4, 0.5, np.float32), np.zeros(4, np.uint8))
+    after = pins.decide(before)
+    assert after.label.tolist() == [-1, 0, 0, 1]
+    assert after.confidence.tolist() == [1, 0.5, 0.5, 1]
+    assert after.rule.tolist() == [RULE["pinned"], 0, 0, RULE["pinned"]]
+    assert before.label.tolist() == [0] * 4
+
+
+def test_a_pinned_image_keeps_its_votes_while_others_mix() -> None:
+    chain = sparse.csr_array(np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32))
+    votes = np.array([[4, 0], [0, 1], [0, 1]], np.float32)
+    field = diffuse(chain, votes, steps=200, keep=0.2, pinned=np.array([0]))
+    assert field[0].tolist() == [4, 0]
+    middle, end = field[1], field[2]  # what stands still: each is 0.8 of its neighbours' mean and 0.2 of its vote
+    np.testing.assert_allclose(middle, 0.8 * (field[0] + end) / 2 + 0.2 * votes[1], rtol=1e-5)
+    np.testing.assert_allclose(end, 0.8 * middle + 0.2 * votes[2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_corrections_stand_whatever_decides(rng: np.random.Generator, preset: str) -> None:
+    features, opinions = heap(rng)
+    pins = {"0": "cow", "5": "", "7": "ant"}
+    labeler = Labeler(NAMES, preset=preset, **{"cluster.epochs": 1, "fit_rows": 100, "reject": 0.01})
+    labels = labeler.fit_predict(features=features, opinions=opinions, pins=pins)
+    for id_, name in pins.items():
+        assert labels.row(id_)["label"] == (name or None)
+        assert labels.row(id_)["rule"] == "pinned"
+    assert "a person said so" in labels.why("7")
+    assert (labels.indices("rule") == RULE["pinned"]).sum() == 3
+    with pytest.raises(ValueError, match="pins are learned from: hand them to fit or fit_predict"):
+        labeler.predict(features=features, opinions=opinions, pins=pins)
+
+
+def test_a_few_corrections_move_the_images_around_them(rng: np.random.Generator) -> None:
+    features, opinions = heap(rng)
+    wrong = np.arange(240) % 4 == 3
+    before = Labeler(NAMES).fit_predict(features=features, opinions=opinions)
+    assert (before.label_index[wrong] == 2).mean() > 0.9
+    rows = np.flatnonzero(wrong)[:12]
+    after = Labeler(NAMES).fit_predict(features=features, opinions=opinions, pins={str(row): "ant" for row in rows})
+    others = np.setdiff1d(np.flatnonzero(wrong), rows)
+    assert (after.label_index[others] == 0).mean() > 0.9
+    assert (after.label_index[~wrong] == before.label_index[~wrong]).mean() > 0.98
+
+
+def test_pins_on_disk_come_back(tmp_path: Path) -> None:
+    pins = {'a,"1"\n': "x, y", " b": "", "ü": "=1+1"}
+    write_pins(tmp_path / "pins.csv", pins)
+    assert read_pins(tmp_path / "pins.csv") == pins
+
+
+def test_a_run_keeps_what_a_person_said(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    features, opinions = heap(rng)
+    np.save("features.npy", features)
+    np.save("scores.npy", opinions)
+    Path("names.txt").write_text("\n".join(NAMES))
+    label = ["label", "features.npy", "--features", "--opinions", "scores.npy", "--classes", "names.txt"]
+    label += ["--out", "run", "--json"]
+    assert main(label) == 0
+    write_pins("first.csv", {"0": "cow", "1": "ant"})
+    write_pins("second.csv", {"1": "", "2": "bee"})
+    for name in ("first.csv", "second.csv"):
+        assert main(["relabel", "run", "--corrections", name, "--json"]) == 0
+    assert read_pins("run/corrections.csv") == {"0": "cow", "1": "", "2": "bee"}
+    labels = Labels.from_run("run")
+    assert [labels.row(id_)["label"] for id_ in "012"] == ["cow", None, "bee"]
+    kept = Path("run/labels.parquet").read_bytes()
+    capsys.readouterr()
+    assert main(label) == 0
+    assert json.loads(capsys.readouterr().out)["ledger"] == {}, "the corrected labels are what the run ends with"
+    assert Path("run/labels.parquet").read_bytes() == kept
+    Path("others.txt").write_text("ant\ncow\nfox")
+    assert main(["relabel", "run", "--classes", "others.txt", "--opinions", "scores.npy"]) == 0
+    assert read_pins("run/corrections.csv") == {"0": "cow", "1": ""}
+    assert main([*label, "--mode", "overwrite"]) == 0
+    assert not Path("run/corrections.csv").exists()
+
+
+def test_mistakes_are_answered_in_a_line(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    features, opinions = heap(rng, 60)
+    np.save("features.npy", features)
+    np.save("scores.npy", opinions)
+    Path("names.txt").write_text("\n".join(NAMES))
+    label = ["label", "features.npy", "--features", "--opinions", "scores.npy", "--classes", "names.txt"]
+    assert main([*label, "--out", "run"]) == 0
+    before = Path("run/labels.parquet").read_bytes()
+    write_pins("lost.csv", {"picture": "ant"})
+    for arguments, words in (
+        ([], "relabel needs other names (--classes) or what a person said of images (--corrections)"),
+        (["--corrections", "lost.csv"], "pins name the image 'picture', which is not among the images"),
+        (["--corrections", "none.csv"], "none.csv: No such file or directory"),
+    ):
+        assert main(["relabel", "run", *arguments]) == 1
+        assert words in capsys.readouterr().err
+    assert Path("run/labels.parquet").read_bytes() == before
+    assert not Path("run/corrections.csv").exists()
