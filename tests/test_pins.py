@@ -48,6 +48,7 @@ def test_pins_speak_and_decide() -> None:
     opinion = np.full((4, 3), 0.2, np.float32)
     assert pins.heard(opinion)[[0, 3]].tolist() == [[pytest.approx(1 / 3)] * 3, [0, 1, 0]]
     assert pins.votes(opinion, 5)[[0, 3]].tolist() == [[0, 0, 0], [0, 5, 0]]
+    assert pins.weights(4, 5).tolist() == [0, 1, 1, 5]
     assert (opinion == np.float32(0.2)).all(), "what is handed in stays"
     before = Decision(np.zeros(4, np.int32), np.full(4, 0.5, np.float32), np.zeros(4, np.uint8))
     after = pins.decide(before)

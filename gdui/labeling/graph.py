@@ -83,10 +83,15 @@ def diffuse(
     return np.asarray(field, np.float32)
 
 
-def cluster_votes(votes: npt.NDArray[np.integer], cluster: npt.NDArray[np.integer], classes: int) -> Matrix:
-    """Each image's row is how all of its cluster vote, as shares [N, C]."""
+def cluster_votes(
+    votes: npt.NDArray[np.integer],
+    cluster: npt.NDArray[np.integer],
+    classes: int,
+    weight: npt.NDArray[np.floating] | None = None,
+) -> Matrix:
+    """Each image's row is how all of its cluster vote, as shares [N, C]; with `weight` not every vote counts alike."""
     k = int(cluster.max(initial=-1)) + 1
-    table = np.bincount(cluster.astype(np.int64) * classes + votes, minlength=k * classes).reshape(k, classes)
+    table = np.bincount(cluster.astype(np.int64) * classes + votes, weight, k * classes).reshape(k, classes)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     return np.asarray(shares.astype(np.float32)[cluster])
 

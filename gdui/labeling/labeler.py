@@ -287,10 +287,10 @@ class Labeler:
     ) -> consensus.Consensus:
         """Votes averaged over clusters of several sizes, diffused over the graph, every class brought to its size."""
         settings, classes = self.config.graph, len(self.classes)
-        pooled = np.zeros((len(votes), classes), np.float32)
+        pooled, weight = np.zeros((len(votes), classes), np.float32), pins.weights(len(votes), settings.pin)
         for scale in settings.scales:
             groups = self._grouped(modes, int(np.clip(round(scale * classes), 1, len(modes))))
-            pooled += graph.cluster_votes(votes, groups, classes) / np.float32(len(settings.scales))
+            pooled += graph.cluster_votes(votes, groups, classes, weight) / np.float32(len(settings.scales))
         pooled, web = pins.votes(pooled, settings.pin), self._web(near, similarity)
         field = graph.diffuse(web, pooled, steps=settings.steps, keep=settings.keep, pinned=pins.rows)
         return consensus.settle(field, votes, near[:, : settings.neighbors], gain=settings.gain)

@@ -59,6 +59,12 @@ class Pins:
         out[self.rows[~named]] = 1 / opinion.shape[1]
         return out
 
+    def weights(self, n: int, weight: float) -> npt.NDArray[np.float64]:
+        """How much the vote of each of n images counts: a pinned one's `weight`, and nothing where no class fits."""
+        out = np.ones(n)
+        out[self.rows] = np.where(self.classes >= 0, weight, 0)
+        return out
+
     def votes(self, pooled: Matrix, weight: float) -> Matrix:
         """Votes [N, C] in which a pinned image votes for its class alone, and as `weight` images do."""
         out, named = pooled.copy(), self.classes >= 0

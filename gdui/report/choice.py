@@ -69,7 +69,8 @@ def doubtful_first(labels: Labels) -> Indices:
     overruled = (opinion >= 0) & (label >= 0) & (label != opinion)
     order = np.where(overruled, 0, np.where(label < 0, 1, 2))
     rows = np.lexsort((sure, order))
-    return rows[labels.indices("rule")[rows] != PINNED]
+    unseen: npt.NDArray[np.bool_] = labels.indices("rule")[rows] != PINNED
+    return rows[unseen]
 
 
 def extremes(
