@@ -159,8 +159,10 @@ class Labeler:
             raise ValueError("clusterer 'spice' learns from pixels: hand in a source of images, not their features")
         k = clusters_from_pixels(self.config, len(self.classes))
         opened = open_source(source, ids=given.get("ids"))
+        place = {name: at for at, name in enumerate(self.classes)}
+        known = {id_: place[name] for id_, name in (given.get("pins") or {}).items() if name in place}
         with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
-            self.use(learn_source(opened, k, self.config, folder, progress=given.get("progress")))
+            self.use(learn_source(opened, k, self.config, folder, known=known, progress=given.get("progress")))
 
     def _fitted(self) -> Learned:
         if self._learned is None:
