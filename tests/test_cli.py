@@ -398,7 +398,7 @@ def test_debug_shows_where_an_error_comes_from(gdui: Cli, names: Path, tmp_path:
 
 
 def test_misuse_exits_with_two(gdui: Cli) -> None:
-    for arguments in ([], ["label"], ["relabel", "x"], ["label", "x", "--mode", "append"], ["fly"]):
+    for arguments in ([], ["label"], ["relabel"], ["label", "x", "--mode", "append"], ["fly"]):
         code, _, err = gdui(*arguments)
         assert code == 2
         assert "usage: gdui" in err

@@ -50,7 +50,8 @@ class DemoResult:
         width = max(len(score.way) for score in self.scores)
         lines = [f"{score.way:<{width}}  {score.accuracy:6.1%}  {score.note}" for score in self.scores]
         done = f"labelled {len(self.labels):,} images in {self.seconds:.0f} s"
-        return "\n".join([*lines, f"{done}: {self.folder / 'labels.parquet'}, {self.sheet}"])
+        look = f"look at {self.folder / 'report.html'} in a browser, or at {self.sheet}"
+        return "\n".join([*lines, f"{done}: {self.folder / 'labels.parquet'}", look])
 
 
 def images() -> npt.NDArray[np.uint8]:
@@ -63,7 +64,7 @@ def run(folder: str | os.PathLike[str], seed: int = 0, *, progress: Progress | N
     """Labels the digits, leaves a run folder with a contact sheet, and scores what came out.
 
     Args:
-        folder: where labels.parquet, contact_sheet.png and the configuration go; an earlier run there is replaced.
+        folder: where labels.parquet, contact_sheet.png, report.html and the configuration go; an earlier run there is replaced.
         seed: of the clusterings.
         progress: called with (stage, images done, images in all).
     """
@@ -81,6 +82,8 @@ def run(folder: str | os.PathLike[str], seed: int = 0, *, progress: Progress | N
         labels.to_parquet(kept.labels)
         kept.finish("label")
         contact_sheet(pictures, labels, kept.path / SHEET)
+        pixels = pictures.reshape(len(pictures), -1)
+        labels.report(kept.report, images=pictures, features=pixels, title="handwritten digits")
         seconds = time.perf_counter() - start
         return DemoResult(labels, _score(kmeans, paper, labels), kept.path, seconds)
 
