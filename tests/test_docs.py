@@ -21,8 +21,6 @@ BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # What a page says, and what is run in its place: the same with less to compute.
 SMALLER = {
     "ViT-B-32/laion2b_s34b_b79k": "digits",
-    "--preset small": "--preset tiny --no-compile --set recipe.steps=3 --set classifier_recipe.steps=3",
-    'preset="small"': 'preset="tiny", compile=False, settings={"recipe.steps": 3, "classifier_recipe.steps": 3}',
 }
 OTHER_PROGRAMS = ("make", "pip", "git", "cd", "torchrun", "python")
 PICTURES = 120
