@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,33 @@ def test_a_flipped_bit_sends_a_run_back_one_checkpoint(tmp_path: Path, caplog: p
     assert found is not None
     assert found.step == 1
     assert "step-00000002" in caplog.text
+
+
+def test_tensorboard_gets_the_losses_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            told.append((Path(folder).name, purge_step))
+
+        def add_scalar(self, *value: Any) -> None:
+            told.append(value)
+
+        def flush(self) -> None:
+            told.append(("flushed",))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    history = History(tmp_path)
+    history.record(step=7, loss=0.5)
+    history.save(Saved(7, {}, {"w": torch.zeros(1)}))
+    assert told == [("tensorboard", 7), ("step", 7, 7), ("loss", 0.5, 7), ("flushed",)]
+    assert (tmp_path / "losses.csv").read_text().splitlines()[1] == "7,0.5,,,,"
+
+
+def test_without_tensorboard_the_table_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    History(tmp_path).record(step=1, loss=0.5)
+    assert [path.name for path in tmp_path.iterdir()] == ["losses.csv"]
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ class History:
         for old in self._sealed()[: -self.keep]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
+        if self._board:
+            self._board.flush()
         return path
 
     def newest(self) -> Saved | None:
