@@ -14,8 +14,7 @@
 namespace gdui {
 namespace {
 
-constexpr std::int64_t kTile = 32 * kGroup; // queries that walk through the columns together
-constexpr int kAhead = 3;                   // rows to fetch ahead of the one that is compared
+constexpr int kAhead = 3; // rows to fetch ahead of the one that is compared
 constexpr float kNever = std::numeric_limits<float>::infinity();
 
 struct Search {
@@ -23,38 +22,14 @@ struct Search {
   std::int64_t n, n_queries, width, k;
   bool self, leave_self_out;
   Product product;
-  Centre centre;
-  std::vector<std::int32_t> order;       // column c is row order[c]
-  std::vector<std::int32_t> query_order; // queries that are near each other stand together, as do columns
-  Columns columns;
   Similarity similarity;
+  Centres centres;
+  Columns columns;
+
+  // Queries that are near each other stand together, as columns do: a query that begins among its likes soon has a high
+  // threshold, and neighbours compare the same rows while these are in the cache.
+  std::int64_t query_at(std::int64_t place) const { return self ? columns.order[place] : place; }
 };
-
-std::vector<std::int32_t> as_they_stand(std::int64_t n) {
-  std::vector<std::int32_t> order(n);
-  std::iota(order.begin(), order.end(), 0);
-  return order;
-}
-
-// Rows of the same nearest pivot side by side: a query that begins among its likes soon has a high threshold, and
-// neighbouring queries compare the same rows while these are in the cache.
-std::vector<std::int32_t> by_pivot(const float *rows, std::int64_t n, std::int64_t width, Similarity similarity,
-                                   int threads) {
-  const std::int64_t pivots = std::clamp<std::int64_t>(n / 1000, 1, 64), step = n / pivots;
-  std::vector<std::int32_t> pivot(n), order = as_they_stand(n);
-  parallel_chunks(n, 256, threads, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<double> row(width);
-    for (std::int64_t i = begin; i < end; ++i) {
-      std::copy_n(rows + i * width, width, row.begin());
-      Hit best{0, -kNever};
-      for (std::int32_t p = 0; p < pivots; ++p)
-        best = std::min(best, Hit{p, similarity(row.data(), rows + p * step * width, width)}, nearer);
-      pivot[i] = best.index;
-    }
-  });
-  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) { return pivot[a] < pivot[b]; });
-  return order;
-}
 
 // A column that may be among a query's nearest, and what its similarity lies between.
 struct Candidate {
@@ -94,14 +69,15 @@ void settle(const Search &search, std::int64_t query, std::vector<Candidate> &ca
   const float *from = search.queries + query * search.width;
   const std::vector<double> wide(from, from + search.width);
   const auto row = [&](const Candidate &candidate) {
-    return search.rows + search.order[candidate.column] * search.width;
+    return search.rows + search.columns.order[candidate.column] * search.width;
   };
   std::vector<Hit> hits;
   const auto compare = [&](auto begin, auto end) {
     for (auto candidate = begin; candidate != end; ++candidate) {
       if (end - candidate > kAhead)
         prefetch(row(candidate[kAhead]), search.width);
-      hits.push_back({search.order[candidate->column], search.similarity(wide.data(), row(*candidate), search.width)});
+      hits.push_back(
+          {search.columns.order[candidate->column], search.similarity(wide.data(), row(*candidate), search.width)});
     }
   };
   const auto kth = candidates.begin() + search.k;
@@ -120,54 +96,66 @@ class Tile {
 public:
   Tile(const Search &search, std::int64_t begin, std::int64_t end)
       : search_(search), begin_(begin), end_(end), stride_(search.width * search.product.value_size),
-        values_(kTile * stride_), rows_(kTile), thresholds_(kTile, kNever), candidates_(kTile) {
+        values_(kTile * stride_), offsets_(kTile * search.centres.count), queries_(kTile), candidates_(kTile) {
     std::vector<double> scratch(search.width);
-    for (std::int64_t i = begin; i < end; ++i) {
-      const float *query = search.queries + search.query_order[i] * search.width;
-      rows_[i - begin] = encode(search.product, search.centre, query, scratch, values_.data() + (i - begin) * stride_);
-      thresholds_[i - begin] = -kNever;
-      candidates_[i - begin].limit = 4 * search.k;
+    for (std::int64_t i = 0; i < kTile; ++i) {
+      queries_[i] = begin + i < end ? query(i, scratch) : queries_[0];
+      candidates_[i].limit = 4 * search.k;
     }
+    for (std::int64_t i = end - begin; i < kTile; ++i)
+      queries_[i].threshold = kNever;
   }
 
   void run(std::int32_t *indices, float *similarities) {
     const std::int64_t panels = static_cast<std::int64_t>(search_.columns.panels.size());
     const std::int64_t start = search_.self ? begin_ / kPanel : 0;
     for (std::int64_t p = 0; p < panels; ++p)
-      for (std::int64_t group = 0; group < end_ - begin_; group += kGroup)
-        gather(group, (start + p) % panels);
+      gather((start + p) % panels);
     for (std::int64_t i = 0; i < end_ - begin_; ++i) {
-      drop_hopeless(search_.k, candidates_[i], thresholds_[i], scratch_);
-      settle(search_, search_.query_order[begin_ + i], candidates_[i].all, indices, similarities);
+      drop_hopeless(search_.k, candidates_[i], queries_[i].threshold, scratch_);
+      settle(search_, search_.query_at(begin_ + i), candidates_[i].all, indices, similarities);
     }
   }
 
 private:
-  void gather(std::int64_t group, std::int64_t panel) {
-    const Columns &columns = search_.columns;
-    search_.product.bounds(values_.data() + group * stride_, &rows_[group], &thresholds_[group],
-                           columns.values.data() + panel * columns.panel_size, columns.panels[panel], search_.width,
+  Query query(std::int64_t i, std::vector<double> &scratch) {
+    const Centres &centres = search_.centres;
+    const float *row = search_.queries + search_.query_at(begin_ + i) * search_.width;
+    float *offset = offsets_.data() + i * centres.count;
+    std::copy_n(row, search_.width, scratch.begin());
+    const std::int32_t own = locate(centres, search_.similarity, scratch.data(), offset);
+    for (std::int64_t q = 0; q < centres.count; ++q)
+      offset[q] -= centres.between[own * centres.count + q];
+    const Code code =
+        encode(search_.product, centres.point(own), row, search_.width, scratch, values_.data() + i * stride_);
+    return {code, std::numeric_limits<float>::lowest(), offset, search_.columns.along_centre(own)};
+  }
+
+  void gather(std::int64_t at) {
+    const Panel &panel = search_.columns.panels[at];
+    search_.product.bounds(values_.data(), queries_.data(),
+                           search_.columns.values.data() + at * search_.columns.panel_size, panel, at, search_.width,
                            bounds_);
-    for (std::int64_t r = 0; r < kGroup; ++r) {
-      Candidates &candidates = candidates_[group + r];
+    for (std::int64_t r = 0; r < end_ - begin_; ++r) {
+      Candidates &candidates = candidates_[r];
       for (std::uint64_t left = bounds_.reaches[r]; left != 0; left &= left - 1) {
-        const std::int64_t column = __builtin_ctzll(left), place = panel * kPanel + column;
-        if (search_.leave_self_out && place == begin_ + group + r)
+        const std::int64_t column = __builtin_ctzll(left), place = at * kPanel + column;
+        if (search_.leave_self_out && place == begin_ + r)
           continue;
         const float upper = bounds_.upper[r][column];
-        const float lower = upper - 2 * doubt(rows_[group + r], columns.panels[panel], column);
-        candidates.all.push_back({static_cast<std::int32_t>(place), upper, lower});
+        candidates.all.push_back(
+            {static_cast<std::int32_t>(place), upper, upper - 2 * doubt(queries_[r].code, panel, column)});
       }
       if (candidates.all.size() > candidates.limit)
-        drop_hopeless(search_.k, candidates, thresholds_[group + r], scratch_);
+        drop_hopeless(search_.k, candidates, queries_[r].threshold, scratch_);
     }
   }
 
   const Search &search_;
   std::int64_t begin_, end_, stride_;
   Bytes values_;
-  std::vector<Row> rows_;
-  std::vector<float> thresholds_, scratch_;
+  std::vector<float> offsets_, scratch_;
+  std::vector<Query> queries_;
   std::vector<Candidates> candidates_;
   Bounds bounds_;
 };
@@ -175,26 +163,22 @@ private:
 } // namespace
 
 void nearest(const float *rows, std::int64_t n, const float *queries, std::int64_t n_queries, std::int64_t width,
-             std::int64_t k, bool leave_self_out, int threads, bool portable, std::int32_t *indices,
+             std::int64_t k, bool leave_self_out, int threads, Instructions most, std::int32_t *indices,
              float *similarities) {
-  const bool self = rows == queries;
-  const Similarity similarity = gdui::similarity(portable);
+  const Similarity similarity = gdui::similarity(most);
   Search search{rows,
                 queries,
                 n,
                 n_queries,
                 width,
                 k,
-                self,
+                rows == queries,
                 leave_self_out,
-                product(width, portable),
-                mean(rows, n, width),
-                by_pivot(rows, n, width, similarity, threads),
-                {},
-                {},
-                similarity};
-  search.query_order = self ? search.order : as_they_stand(n_queries);
-  search.columns = encode_columns(search.product, search.centre, rows, search.order, threads);
+                product(width, most),
+                similarity,
+                centres(rows, n, width, similarity, threads),
+                {}};
+  search.columns = columns(search.product, search.centres, similarity, rows, n, threads);
   parallel_chunks(n_queries, kTile, threads,
                   [&](std::int64_t begin, std::int64_t end) { Tile(search, begin, end).run(indices, similarities); });
 }

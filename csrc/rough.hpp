@@ -1,24 +1,27 @@
 // Cheap products of unit rows, with a proven bound on their error.
 //
-// A row a is written as centre + scale * values + rest, where values are bytes (or floats) and |rest| <= error. With b
-// written likewise and a' = a - centre,
-//   a.b = scale_a scale_b values_a.values_b + offset_a + offset_b + (what the rests add),
-//   |what the rests add| <= error_a |b'| + |scale_a values_a| error_b        (Cauchy-Schwarz, twice),
-// where offset_a = a.centre - centre.centre / 2. Any centre will do; the mean makes the bounds tight.
+// A row a near the centre p is written as p + scale * values + rest, where values are bytes (or floats) and
+// |rest| <= error. With b near the centre q written likewise, a' = a - p and b' = b - q,
+//   a.b = scale_a scale_b values_a.values_b + (a.q - p.q) + p.b + (what the rests add),
+//   |what the rests add| <= error_a |b'| + |scale_a values_a| error_b        (Cauchy-Schwarz, twice).
+// Any centres will do; near ones make a' and b' short, and the bound tight.
 #pragma once
 
 #include <cstdint>
 #include <new>
 #include <vector>
 
+#include "processor.hpp"
+#include "similarity.hpp"
+
 namespace gdui {
 
 constexpr std::int64_t kPanel = 64; // columns that are multiplied together
-constexpr std::int64_t kGroup = 6;  // rows that are multiplied together
+constexpr std::int64_t kTile = 192; // rows that walk through the panels together
 
-// What all roundings in float32 between exact arithmetic and a computed bound can add up to: a dozen results below 4,
+// What all roundings in float32 between exact arithmetic and a computed bound can add up to: sixteen results below 4,
 // each wrong by at most 2^-24 of itself.
-constexpr float kSlack = 12 * 4 * 0x1p-24F;
+constexpr float kSlack = 16 * 4 * 0x1p-24F;
 
 // Memory that starts on a cache line.
 template <class T> struct LineAllocator {
@@ -32,59 +35,83 @@ template <class T> struct LineAllocator {
 };
 using Bytes = std::vector<unsigned char, LineAllocator<unsigned char>>;
 
-// What stands beside a row's values. `norm` is at least |a'| and |scale values|.
-struct Row {
-  float scale = 0, offset = 0, norm = 0, error = 0;
+// What stands beside the values of a row. `norm` is at least |a'| and |scale values|.
+struct Code {
+  float scale = 0, norm = 0, error = 0;
   std::int32_t bias = 0; // takes back that columns store value + 128
 };
 
-// The same for the columns of a panel, side by side.
+// A row that looks for columns whose similarity may reach its threshold.
+struct Query {
+  Code code;
+  float threshold;
+  const float *offset;       // a.q - p.q for each centre q
+  const float *along_centre; // p.b for each column b
+};
+
+// What stands beside the values of 64 columns around one centre.
 struct Panel {
-  float scale[kPanel], offset[kPanel], norm[kPanel], error[kPanel];
+  float scale[kPanel], norm[kPanel], error[kPanel];
+  float most_norm, most_error;
+  std::int32_t centre;
 };
 
-// For a group of rows and a panel: an upper bound of each similarity, and one bit for each that reaches its row's
-// threshold.
+// For a tile of queries and a panel: one bit for each similarity that may reach its query's threshold, and its upper
+// bound where the bit is set.
 struct Bounds {
-  alignas(64) float upper[kGroup][kPanel];
-  std::uint64_t reaches[kGroup];
+  alignas(64) float upper[kTile][kPanel];
+  std::uint64_t reaches[kTile];
 };
 
-inline float doubt(const Row &row, const Panel &panel, std::int64_t column) {
-  return row.error * panel.norm[column] + row.norm * panel.error[column] + kSlack;
+inline float doubt(const Code &code, const Panel &panel, std::int64_t column) {
+  return code.error * panel.norm[column] + code.norm * panel.error[column] + kSlack;
 }
 
 // How values are stored and multiplied: one of these for each kind of processor.
 struct Product {
   std::int64_t value_size; // bytes
-  Row (*encode)(const double *centred, std::int64_t width, void *values);
+  Code (*encode)(const double *centred, std::int64_t width, void *values);
   void (*place)(const void *values, std::int64_t width, std::int64_t column, void *panel);
-  void (*bounds)(const void *values, const Row *rows, const float *thresholds, const void *panel_values,
-                 const Panel &panel, std::int64_t width, Bounds &out);
+  // All of a tile's queries against panel number `at`.
+  void (*bounds)(const void *values, const Query *queries, const void *panel_values, const Panel &panel,
+                 std::int64_t at, std::int64_t width, Bounds &out);
 };
 
-// The fastest for this processor and width, or the one for every processor.
-Product product(std::int64_t width, bool portable);
+// The fastest for this processor and width that needs no more than these instructions.
+Product product(std::int64_t width, Instructions most);
 
-// The point that rows are written relative to.
-struct Centre {
-  std::vector<double> point;
-  double square = 0;
+// The points that rows are written relative to.
+struct Centres {
+  std::int64_t count, width;
+  std::vector<float> points;  // [count, width]
+  std::vector<float> between; // p.q [count, count]
+
+  const float *point(std::int64_t p) const { return points.data() + p * width; }
 };
 
-Centre mean(const float *rows, std::int64_t n, std::int64_t width);
+// Points amid the rows: some rows, moved once to the mean of those that are nearest to them.
+Centres centres(const float *rows, std::int64_t n, std::int64_t width, Similarity similarity, int threads);
+
+// Writes a row's similarity with each centre, and returns the number of the nearest one.
+std::int32_t locate(const Centres &centres, Similarity similarity, const double *row, float *along);
 
 // Writes the values of a unit row to `values`; `scratch` holds `width` numbers.
-Row encode(const Product &product, const Centre &centre, const float *row, std::vector<double> &scratch, void *values);
+Code encode(const Product &product, const float *centre, const float *row, std::int64_t width,
+            std::vector<double> &scratch, void *values);
 
 struct Columns {
-  std::int64_t panel_size = 0; // bytes
+  std::vector<std::int32_t> order; // column c is row order[c]; those of one centre stand together
+  std::int64_t panel_size = 0;     // bytes
   Bytes values;
   std::vector<Panel> panels;
+  std::vector<float> along; // p.b [centres, columns]; what fills up the last panel reaches no threshold
+
+  const float *along_centre(std::int64_t p) const {
+    return along.data() + p * static_cast<std::int64_t>(panels.size()) * kPanel;
+  }
 };
 
-// Encodes rows[order[0]], rows[order[1]], ... as columns. What fills up the last panel reaches no threshold.
-Columns encode_columns(const Product &product, const Centre &centre, const float *rows,
-                       const std::vector<std::int32_t> &order, int threads);
+Columns columns(const Product &product, const Centres &centres, Similarity similarity, const float *rows,
+                std::int64_t n, int threads);
 
 } // namespace gdui

@@ -9,7 +9,6 @@
 
 #include "hits.hpp"
 #include "parallel.hpp"
-#include "processor.hpp"
 
 #ifdef GDUI_X86
 #include <immintrin.h>
@@ -58,12 +57,12 @@ GDUI_AVX2 float dot_avx2(const double *query, const float *row, std::int64_t wid
 
 } // namespace
 
-Similarity similarity(bool portable) {
+Similarity similarity(Instructions most) {
 #ifdef GDUI_X86
-  if (!portable && has_avx2())
+  if (std::min(most, instructions()) >= Instructions::avx2)
     return dot_avx2;
 #endif
-  static_cast<void>(portable);
+  static_cast<void>(most);
   return dot_portable;
 }
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "processor.hpp"
+
 namespace gdui {
 
 // Unit rows are padded with zeros to a multiple of this many columns.
@@ -18,8 +20,8 @@ template <class Real> void unit_rows(const Real *rows, std::int64_t n, std::int6
 // of a vector register can change a bit: the lanes and their summation order are all there is.
 using Similarity = float (*)(const double *query, const float *row, std::int64_t width);
 
-// The fastest version this processor has, or the one for every processor.
-Similarity similarity(bool portable = false);
+// The fastest version that this processor has and that needs no more than these instructions.
+Similarity similarity(Instructions most = Instructions::amx);
 
 // Orders each query's `k` candidates (row numbers) by falling similarity, ties by the lower number.
 void rank(const float *rows, const float *queries, std::int64_t n_queries, std::int64_t width, std::int64_t k,

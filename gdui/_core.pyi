@@ -87,7 +87,7 @@ def nearest(
     k: int,
     leave_self_out: bool,
     threads: int,
-    portable: bool,
+    instructions: str = "amx",
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
 def rank(
     rows: npt.NDArray[np.float32],

@@ -3,6 +3,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <array>
+#include <string>
+
 #include "../nearest.hpp"
 #include "../similarity.hpp"
 
@@ -34,13 +38,22 @@ void require_unit_rows(const UnitRows &rows, const UnitRows &queries) {
           "rows and queries must have 2 axes and the same padded width");
 }
 
+// How far up the ladder of instruction sets to go; tests go up step by step.
+gdui::Instructions instructions_named(const std::string &name) {
+  const std::array<const char *, 4> ladder{"portable", "avx2", "avx512", "amx"};
+  const auto found = std::find(ladder.begin(), ladder.end(), name);
+  require(found != ladder.end(), "instructions must be one of 'portable', 'avx2', 'avx512', 'amx'");
+  return static_cast<gdui::Instructions>(found - ladder.begin());
+}
+
 py::tuple nearest(const UnitRows &rows, const UnitRows &queries, std::int64_t k, bool leave_self_out, int threads,
-                  bool portable) {
+                  const std::string &instructions) {
   require_unit_rows(rows, queries);
   const std::int64_t n = rows.shape(0), n_queries = queries.shape(0);
   require(!leave_self_out || rows.is(queries), "only rows that look among themselves can leave themselves out");
   require(k >= 1 && k <= n - leave_self_out, "k must be between 1 and the number of rows that can be neighbours");
   require(n <= INT32_MAX, "there must be fewer than 2^31 rows");
+  const gdui::Instructions most = instructions_named(instructions);
   Found indices({n_queries, k});
   UnitRows similarities({n_queries, k});
   {
@@ -48,7 +61,7 @@ py::tuple nearest(const UnitRows &rows, const UnitRows &queries, std::int64_t k,
     std::int32_t *found = indices.mutable_data();
     float *near = similarities.mutable_data();
     py::gil_scoped_release release;
-    gdui::nearest(from, n, looking, n_queries, rows.shape(1), k, leave_self_out, threads, portable, found, near);
+    gdui::nearest(from, n, looking, n_queries, rows.shape(1), k, leave_self_out, threads, most, found, near);
   }
   return py::make_tuple(indices, similarities);
 }
@@ -75,7 +88,7 @@ void bindings::bind_neighbors(py::module_ &m) {
   m.def("unit_rows", &unit_rows<float>, py::arg("block"), py::arg("first"), py::arg("unit").noconvert());
   m.def("unit_rows", &unit_rows<double>, py::arg("block"), py::arg("first"), py::arg("unit").noconvert());
   m.def("nearest", &nearest, py::arg("rows").noconvert(), py::arg("queries").noconvert(), py::kw_only(), py::arg("k"),
-        py::arg("leave_self_out"), py::arg("threads"), py::arg("portable"));
+        py::arg("leave_self_out"), py::arg("threads"), py::arg("instructions") = "amx");
   m.def("rank", &rank, py::arg("rows").noconvert(), py::arg("queries").noconvert(), py::arg("indices").noconvert(),
         py::kw_only(), py::arg("threads"));
 }

@@ -50,7 +50,7 @@ def nearest(
     """The `k` nearest unit `rows` of each unit query, ties by the lower index."""
     if device != "cpu":
         return nearest_by_blocks(rows, queries, k, leave_self_out=leave_self_out, device=device)
-    found = _core.nearest(rows, queries, k=k, leave_self_out=leave_self_out, threads=threads, portable=False)
+    found = _core.nearest(rows, queries, k=k, leave_self_out=leave_self_out, threads=threads)
     return Neighbors(*found)
 
 
