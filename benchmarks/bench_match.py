@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from benchmarks.harness import Bench, Way
+from benchmarks.harness import Bench, Way, read
 from gdui.labeling.match import stable_match
 
 DEVICES = ("cpu",)
 
 Table = npt.NDArray[np.float32]
 PEERS = ("numpy, Gale-Shapley", "scipy, best total", "lap, best total", "matching")
-SLOW = 10_000  # the size from which the peers run once
+LIMITS, MARKS = ("one read",), ("argmax of each row",)
 
 
 def gale_shapley(table: Table) -> npt.NDArray[np.int64]:
@@ -57,8 +57,8 @@ def ways(table: Table, threads: int) -> dict[str, Way]:
     cost = table.max() - table
     out: dict[str, Way] = {
         "gdui": lambda: stable_match(table, threads=threads).class_of_cluster,
-        "limit: argmax of each row": lambda: table.argmax(axis=1),
-        "limit: one read": table.max,
+        "argmax of each row": lambda: table.argmax(axis=1),
+        "one read": read([table], threads),
         "lap, best total": lambda: lap.lapjv(cost, return_cost=False)[0],
         "numpy, Gale-Shapley": lambda: gale_shapley(table),
         "scipy, best total": lambda: linear_sum_assignment(table, maximize=True)[1],
@@ -73,35 +73,37 @@ def agree(results: Mapping[str, Any]) -> None:
     for name, found in results.items():
         if name in ("numpy, Gale-Shapley", "matching"):
             np.testing.assert_array_equal(found, results["gdui"], err_msg=name)
-        elif not name.startswith("limit"):
+        elif name not in LIMITS + MARKS:
             assert len(np.unique(found)) == len(found), name
 
 
-def compare(bench: Bench, size: str, table: Table, skipped: tuple[str, ...] = ()) -> None:
-    chosen = {name: way for name, way in ways(table, bench.threads).items() if name not in skipped}
-    limits = [name for name in chosen if name.startswith("limit")]
-    repeats = 3 if len(table) >= SLOW else None
-    bench.compare(size, chosen, agree=agree, peers=set(PEERS) & set(chosen), limits=limits, repeats=repeats)
+def compare(bench: Bench, k: int, table: Table) -> None:
+    memory = {"gdui": 0.1 * table.nbytes} if k >= 5000 else {}
+    chosen = ways(table, bench.threads)
+    peers = set(PEERS) & set(chosen)
+    bench.compare(f"K={k}", chosen, agree=agree, peers=peers, limits=LIMITS, marks=MARKS, most_memory=memory)
 
 
-def sorted_rows(table: Table) -> Table:
-    return np.sort(table, axis=1)
+def compare_of_one_mind(bench: Bench, k: int, rng: np.random.Generator) -> None:
+    """All clusters rank the classes alike: the worst case of proposals, for which rows are usually sorted first."""
+    table = (rng.random(k)[None, :] + 1e-3 * rng.random(k)[:, None]).astype(np.float32)
+    found: dict[str, Way] = {
+        "gdui": lambda: stable_match(table, threads=bench.threads).class_of_cluster,
+        "lap, best total": lambda: lap.lapjv(table.max() - table, return_cost=False)[0],
+        "numpy, every row sorted": lambda: np.sort(table, axis=1),
+        "one read": read([table], bench.threads),
+    }
+
+    def agrees(results: Mapping[str, Any]) -> None:
+        matchings = {name: results[name] for name in ("gdui", "lap, best total")}
+        agree(matchings | {"numpy, Gale-Shapley": gale_shapley(table)})
+
+    marks = ["numpy, every row sorted"]
+    bench.compare(f"K={k}, one mind", found, agree=agrees, peers=["lap, best total"], limits=LIMITS, marks=marks)
 
 
 def run(bench: Bench) -> None:
     rng = np.random.default_rng(0)
     for k in (100, 1000) if bench.quick else (100, 1000, 5000, 10_000):
-        compare(bench, f"K={k}", rng.random((k, k), dtype=np.float32))
-    k = 1000 if bench.quick else 5000
-    alike = (rng.random(k)[None, :] + 1e-3 * rng.random(k)[:, None]).astype(np.float32)
-    found: dict[str, Way] = {
-        "gdui": lambda: stable_match(alike, threads=bench.threads).class_of_cluster,
-        "lap, best total": lambda: lap.lapjv(alike.max() - alike, return_cost=False)[0],
-        "limit: every row sorted": lambda: sorted_rows(alike),
-    }
-
-    def one_mind_agrees(results: Mapping[str, Any]) -> None:
-        agree({**results, "numpy, Gale-Shapley": gale_shapley(alike)})
-
-    limits = ["limit: every row sorted"]
-    bench.compare(f"K={k}, one mind", found, agree=one_mind_agrees, peers=["lap, best total"], limits=limits)
+        compare(bench, k, rng.random((k, k), dtype=np.float32))
+    compare_of_one_mind(bench, 1000 if bench.quick else 5000, rng)

@@ -1,18 +1,20 @@
 """Refinement of millions of labels, and its outcome for 101 values of sigma."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from benchmarks.harness import Bench, Way
+from benchmarks.harness import Bench, Way, read
 from gdui.labeling.refine import refine, sweep
 
 DEVICES = ("cpu",)
 
 Array = npt.NDArray[Any]
+Arrays = tuple[Array, Array, Array, Array]
+LIMITS, MARKS = ("one read",), ("one read and write",)
 
 
 def bounds(cluster: Array, confidence: Array, opinion: Array, name: Array) -> tuple[Array, Array]:
@@ -39,50 +41,60 @@ def with_numpy(cluster: Array, confidence: Array, opinion: Array, name: Array, s
 
 def run(bench: Bench) -> None:
     rng = np.random.default_rng(0)
-    sizes = [(1_000_000, 100)] if bench.quick else [(1_000_000, 100), (10_000_000, 1000)]
-    for n, k in sizes:
-        cluster, name = rng.integers(0, k, n), np.arange(k)
-        confidence = rng.random(n, dtype=np.float32)
+    for n, k in [(1_000_000, 100)] if bench.quick else [(1_000_000, 100), (10_000_000, 1000)]:
+        cluster = rng.integers(0, k, n)
         opinion = np.where(rng.random(n) < 0.9, cluster, rng.integers(0, k, n))
-        arrays = (cluster, confidence, opinion, name)
-        tensors = [torch.from_numpy(array) for array in arrays[:3]]
-        every = 10 if n > 1_000_000 else 1
-        sigmas = [step / 100 for step in range(0, 101, every)]
+        arrays = (cluster, rng.random(n, dtype=np.float32), opinion, np.arange(k))
+        compare(bench, f"N={n}, K={k}", arrays)
+        compare_sweeps(bench, f"N={n}, K={k}, sweep", arrays, every=10 if n > 1_000_000 else 1)
 
-        def read_and_write(tensors: list[torch.Tensor] = tensors) -> list[torch.Tensor]:
-            return [tensor.clone() for tensor in tensors]
 
-        one: dict[str, Way] = {
-            "gdui": lambda arrays=arrays: refine(*arrays, threads=bench.threads).label_index,
-            "numpy": lambda arrays=arrays: with_numpy(*arrays, [0.5])[0],
-            "limit: one read and write": read_and_write,
-        }
-        bench.compare(f"N={n}, K={k}", one, agree=same_labels, peers=["numpy"], limits=["limit: one read and write"])
-        swept: dict[str, Way] = {
-            "gdui, 101 thresholds": lambda arrays=arrays: sweep(*arrays, threads=bench.threads),
-            f"numpy, {len(sigmas)} thresholds": lambda arrays=arrays, sigmas=sigmas: changes(*arrays, sigmas),
-            "limit: one read and write": read_and_write,
-        }
+def compare(bench: Bench, size: str, arrays: Arrays) -> None:
+    ways: dict[str, Way] = {
+        "gdui": lambda: refine(*arrays, threads=bench.threads).label_index,
+        "numpy": lambda: with_numpy(*arrays, [0.5])[0],
+    }
 
-        def sweeps_agree(results: Mapping[str, Any], step: int = every, count: int = len(sigmas)) -> None:
-            np.testing.assert_array_equal(
-                results["gdui, 101 thresholds"].changed[::step], results[f"numpy, {count} thresholds"]
-            )
+    def agree(results: Mapping[str, Any]) -> None:
+        np.testing.assert_array_equal(results["gdui"], results["numpy"])
 
-        bench.compare(
-            f"N={n}, K={k}, sweep",
-            swept,
-            agree=sweeps_agree,
-            peers=[f"numpy, {len(sigmas)} thresholds"],
-            limits=["limit: one read and write"],
-        )
+    bench.compare(
+        size, ways | bounds_of(arrays, bench.threads), agree=agree, peers=["numpy"], limits=LIMITS, marks=MARKS
+    )
+
+
+def compare_sweeps(bench: Bench, size: str, arrays: Arrays, every: int) -> None:
+    """NumPy is asked for every so many of the 101 thresholds, for it takes a pass for each."""
+    sigmas = [step / 100 for step in range(0, 101, every)]
+    plain = f"numpy, {len(sigmas)} thresholds"
+    ways: dict[str, Way] = {
+        "gdui, 101 thresholds": lambda: sweep(*arrays, threads=bench.threads),
+        plain: lambda: changes(*arrays, sigmas),
+    }
+
+    def agree(results: Mapping[str, Any]) -> None:
+        np.testing.assert_array_equal(results["gdui, 101 thresholds"].changed[::every], results[plain])
+
+    bench.compare(size, ways | bounds_of(arrays, bench.threads), agree=agree, peers=[plain], limits=LIMITS, marks=MARKS)
+
+
+def bounds_of(arrays: Arrays, threads: int) -> dict[str, Way]:
+    """What memory allows: each array read, and each read and written to a place that is there."""
+    sources = arrays[:3]
+    copies = [np.empty_like(array) for array in sources]
+    halves = [
+        pair
+        for source, copy in zip(sources, copies, strict=True)
+        for pair in zip(np.array_split(source, threads), np.array_split(copy, threads), strict=True)
+    ]
+    pool = ThreadPoolExecutor(threads)
+    return {
+        "one read": read(sources, threads),
+        "one read and write": lambda: list(pool.map(lambda pair: np.copyto(pair[1], pair[0]), halves)),
+    }
 
 
 def changes(cluster: Array, confidence: Array, opinion: Array, name: Array, sigmas: list[float]) -> list[int]:
     r_btm, matched = bounds(cluster, confidence, opinion, name)
     least, differs = r_btm[cluster], opinion != matched
     return [int((differs & (least < sigma) & (confidence < np.float64(sigma))).sum()) for sigma in sigmas]
-
-
-def same_labels(results: Mapping[str, Any]) -> None:
-    np.testing.assert_array_equal(results["gdui"], results["numpy"])

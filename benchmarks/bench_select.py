@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
-from benchmarks.harness import Bench, Way
+from benchmarks.harness import Bench, Way, read
 from gdui.labeling.select import most_confident, priority_table
 
 DEVICES = ("cpu",)
@@ -17,7 +16,6 @@ CLUSTERS, WANTED = 100, 100
 
 def select_ways(frame: pl.DataFrame, threads: int) -> dict[str, Way]:
     cluster, confidence = frame["cluster"].to_numpy(), frame["confidence"].to_numpy()
-    tensors = [torch.from_numpy(np.array(column)) for column in (cluster, confidence)]
 
     def with_numpy() -> list[np.ndarray[Any, Any]]:
         members = (np.flatnonzero(cluster == k) for k in range(CLUSTERS))
@@ -31,7 +29,7 @@ def select_ways(frame: pl.DataFrame, threads: int) -> dict[str, Way]:
         "gdui": lambda: most_confident(cluster, confidence, WANTED, n_clusters=CLUSTERS, threads=threads),
         "numpy, a pass a cluster": with_numpy,
         "polars": with_polars,
-        "limit: one read": lambda: [tensor.max() for tensor in tensors],
+        "one read": read([cluster, confidence], threads),
     }
 
 
@@ -44,7 +42,6 @@ def select_agrees(results: Mapping[str, Any]) -> None:
 
 def vote_ways(frame: pl.DataFrame, threads: int) -> dict[str, Way]:
     cluster, votes = frame["cluster"].to_numpy(), frame["vote"].to_numpy()
-    tensors = [torch.from_numpy(np.array(column)) for column in (cluster, votes)]
 
     def with_numpy() -> np.ndarray[Any, Any]:
         counts = np.bincount(cluster * CLUSTERS + votes, minlength=CLUSTERS**2).reshape(CLUSTERS, CLUSTERS)
@@ -54,7 +51,7 @@ def vote_ways(frame: pl.DataFrame, threads: int) -> dict[str, Way]:
         "gdui": lambda: priority_table(votes, cluster, CLUSTERS, n_clusters=CLUSTERS, threads=threads),
         "numpy, bincount": with_numpy,
         "polars": lambda: frame.group_by("cluster", "vote").len(),
-        "limit: one read": lambda: [tensor.max() for tensor in tensors],
+        "one read": read([cluster, votes], threads),
     }
 
 
@@ -73,6 +70,6 @@ def run(bench: Bench) -> None:
                 "confidence": rng.random(n, dtype=np.float32),
             }
         )
-        own = {"peers": ["numpy, a pass a cluster", "numpy, bincount", "polars"], "limits": ["limit: one read"]}
+        own = {"peers": ["numpy, a pass a cluster", "numpy, bincount", "polars"], "limits": ["one read"]}
         bench.compare(f"N={n}, most confident", select_ways(frame, bench.threads), agree=select_agrees, work=n, **own)
         bench.compare(f"N={n}, votes", vote_ways(frame, bench.threads), agree=votes_agree, work=n, **own)

@@ -11,16 +11,21 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 
 RESULTS = Path(__file__).parent / "results"
+WORTH_A_THREAD = 1 << 22  # bytes
 VERSIONED = (
     "gdui",
     "numpy",
@@ -36,7 +41,7 @@ VERSIONED = (
 )
 
 Way = Callable[[], Any]
-Role = Literal["ours", "peer", "limit"]
+Role = Literal["ours", "peer", "limit", "mark"]
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,17 @@ class Bench:
         agree: Callable[[Mapping[str, Any]], None],
         peers: Iterable[str] = (),
         limits: Iterable[str] = (),
+        marks: Iterable[str] = (),
+        most_memory: Mapping[str, float] = MappingProxyType({}),
         repeats: int | None = None,
         work: float | None = None,
         unit: str = "items/s",
     ) -> dict[str, float]:
         """Runs every way once, asserts with `agree` what each returned, then times them in turn; medians in seconds.
 
-        Ways named in `peers` are other packages, in `limits` the hardware's bound for the same task; the rest are ours.
+        Ways named in `peers` are other packages, in `limits` the hardware's bound for the same task, in `marks` other
+        tasks to compare with; the rest are ours.
+        `most_memory` holds ways to a number of bytes beyond what the process had before.
         With `work` (items, bytes or operations a call) a second row gives the rate in `unit`.
         """
         results, peaks = {}, {}
@@ -97,10 +106,14 @@ class Bench:
             peaks[name] = peak[0]
         agree(results)
         results.clear()
+        for name, most in most_memory.items():
+            assert peaks[name] <= most, f"{name} took {peaks[name] / 1e6:.0f} MB, and may take {most / 1e6:.0f}"
         times = self._times(ways, repeats)
-        peers, limits = set(peers), set(limits)
+        roles: dict[str, Role] = (
+            dict.fromkeys(peers, "peer") | dict.fromkeys(limits, "limit") | dict.fromkeys(marks, "mark")
+        )
         for name, taken in times.items():
-            role: Role = "limit" if name in limits else "peer" if name in peers else "ours"
+            role = roles.get(name, "ours")
             self.record(size, name, "time", "s", taken, role)
             self.record(size, name, "peak memory", "MB", [peaks[name] / 1e6], role)
             if work is not None:
@@ -135,7 +148,8 @@ class Bench:
         times: dict[str, list[float]] = {name: [] for name in ways}
         for round_ in range(repeats or (3 if self.quick else 15)):
             for name, way in ways.items():
-                if repeats is None and round_ >= 3 and sum(times[name]) > budget:
+                enough = 1 if times[name] and times[name][0] > budget else 3
+                if repeats is None and round_ >= enough and sum(times[name]) > budget:
                     continue
                 gc.collect()
                 start = time.perf_counter()
@@ -157,6 +171,15 @@ def quantiles(values: list[float]) -> tuple[float, float, float]:
         return values[0], values[0], values[0]
     cuts = statistics.quantiles(values, n=10, method="inclusive")
     return cuts[1], cuts[4], cuts[7]
+
+
+def read(arrays: Iterable[npt.NDArray[Any]], threads: int) -> Way:
+    """Reads every byte of contiguous arrays once and does nothing else: what memory allows, for `limits`."""
+    words = [array.reshape(-1).view(np.int32) for array in arrays]
+    if threads == 1 or sum(part.nbytes for part in words) < WORTH_A_THREAD:
+        return lambda: [part.max() for part in words]
+    parts, pool = [part for whole in words for part in np.array_split(whole, threads)], ThreadPoolExecutor(threads)
+    return lambda: list(pool.map(np.max, parts))
 
 
 @contextmanager

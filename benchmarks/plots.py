@@ -1,4 +1,4 @@
-"""Draws each component's times beside its limit, in one style that reads on light and dark pages."""
+"""Draws each component's times on light and dark pages: green is ours, red a limit, yellow another task."""
 
 from pathlib import Path
 
@@ -10,17 +10,27 @@ from matplotlib.ticker import NullFormatter
 
 from benchmarks.harness import RESULTS, Row, read_rows
 from benchmarks.measured import METHODS, Measured, read_measured
-from benchmarks.report import headlines
+from benchmarks.report import headlines, readable, seconds, threads_in_words
 
-COLOURS = {"ours": "#0b7a75", "peer": "#9aa5b1", "limit": "#d1495b"}
+COLOURS = {"ours": "#1f9e8f", "peer": "#8b98a5", "limit": "#d1495b", "mark": "#c9a227"}
+INK = "#7d8590"  # reads on white and on black; the background stays the page's own
 STYLE = {
-    "figure.facecolor": "white",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.grid.axis": "x",
     "axes.axisbelow": True,
-    "grid.color": "#e4e7eb",
+    "grid.color": INK,
+    "grid.alpha": 0.25,
     "font.size": 10,
     "svg.hashsalt": "gdui",
 }
@@ -38,16 +48,18 @@ def bars(rows: list[Row], path: Path) -> None:
         figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.36 * len(rows)), layout="constrained")
         for place, row in enumerate(reversed(rows)):
             axes.barh(place, row.p50, color=COLOURS[row.role], height=0.68)
-            axes.annotate(f" {row.p50:.3g} s", (row.p50, place), va="center", fontsize=9, color="#3e4c59")
+            axes.annotate(f" {seconds(row.p50)}", (row.p50, place), va="center", fontsize=9)
         for row in rows:
             if row.role == "limit":
                 axes.axvline(row.p50, color=COLOURS["limit"], linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(rows)), [row.provider for row in reversed(rows)])
+        names = [row.provider.removeprefix("limit: ") for row in reversed(rows)]
+        for tick, row in zip(axes.set_yticks(range(len(rows)), names), reversed(rows), strict=True):
+            tick.label1.set_color(INK if row.role == "peer" else COLOURS[row.role])
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(rows[0].p50 / 2, rows[-1].p50 * 3)
-        axes.set_xlabel(f"seconds, logarithmic ({rows[0].threads} threads)")
-        axes.set_title(f"{rows[0].component.replace('_', ' ')}: {rows[0].size}", loc="left", fontsize=11)
+        axes.set_xlabel(f"seconds, logarithmic ({threads_in_words(rows[0].threads)})")
+        axes.set_title(f"{rows[0].component.replace('_', ' ')}: {readable(rows[0].size)}", loc="left", fontsize=11)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
 

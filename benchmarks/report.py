@@ -1,10 +1,12 @@
 """Writes the README's tables, benchmarks/README.md and the plots from the committed rows; `--check` only compares."""
 
 import argparse
+import ast
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -15,14 +17,19 @@ from benchmarks.reproduced import reproduction  # noqa: E402
 README = HERE.parent / "README.md"
 FULL = HERE / "README.md"
 FIGURES = HERE.parent / "docs" / "figures"
-OURS = "gdui"
+Key = TypeVar("Key")
 INTRODUCTION = """# Benchmarks
 
-Written by `python benchmarks/report.py` from the rows in `results/`; run them with `make bench`, or one with
-`python benchmarks/run.py match --quick`. All ways of one table ran in turn in one process, after their results were
-compared, on a shared machine: read the ratios. `x` is the time beside gdui's in the same run (2 means twice as long);
-*limit* is what the hardware allows for the same task. The rows also hold the 20th and the 80th percentile.
+Written by `python benchmarks/report.py` from the rows in `results/`; run them all with `make bench`, or one with
+`python benchmarks/run.py match --quick`. All ways of one size ran in turn in one process, after their results were
+compared, on a shared machine: read the ratios. Times are medians; the rows also hold the 20th and the 80th percentile,
+the versions and the date.
+
+`x` is the time beside **ours** in the same run: 2 means twice as long. A *limit* is what the hardware allows for the
+same task, measured in the same run. Other ways in *italics* do another task, to compare with. Peak MB is the most
+memory beyond what the process had before, its result included.
 """
+SIDE = {"time", "peak memory", "rate"}
 
 
 def components() -> list[str]:
@@ -32,9 +39,14 @@ def components() -> list[str]:
 
 def groups(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
     """Rows that were measured together: by device, size and threads."""
-    together: dict[tuple[str, str, int], list[Row]] = {}
+    return grouped(rows, lambda row: (row.device, row.size, row.threads))
+
+
+def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    """Rows by what `key` says of them, in the order in which it first says so."""
+    together: dict[Key, list[Row]] = {}
     for row in rows:
-        together.setdefault((row.device, row.size, row.threads), []).append(row)
+        together.setdefault(key(row), []).append(row)
     return together
 
 
@@ -58,17 +70,50 @@ def by_metric(rows: list[Row], metric: str) -> dict[str, Row]:
 
 
 def time_table(rows: list[Row]) -> str:
-    """Every provider of one group, fastest first."""
-    times, peaks = by_metric(rows, "time"), by_metric(rows, "peak memory")
-    others = sorted({row.metric for row in rows} - {"time", "peak memory", "rate"})
-    ours = times.get(OURS)
+    """Every provider of one size, fastest first; the numbers of threads side by side."""
+    runs = {
+        threads: by_metric(run, "time")
+        for threads, run in sorted(grouped([row for row in rows if row.metric == "time"], lambda r: r.threads).items())
+    }
+    ours = {threads: fastest(times.values(), "ours") for threads, times in runs.items()}
+    others = sorted({row.metric for row in rows} - SIDE)
+    side = {metric: by_metric(rows, metric) for metric in ["peak memory", *others]}
+    shown = {row.provider: row for times in runs.values() for row in times.values()}
+    header = ["", *(cell for threads in runs for cell in (threads_in_words(threads), "x")), "peak MB", *others]
     lines = []
-    for name, row in sorted(times.items(), key=lambda item: item[1].p50):
-        label = {"ours": f"**{name}**", "limit": f"*limit: {name}*", "peer": name}[row.role]
-        ratio = f"{row.p50 / ours.p50:.2f}" if ours else ""
-        extra = [f"{found.p50:.4g}" if (found := by_metric(rows, metric).get(name)) else "" for metric in others]
-        lines.append([label, seconds(row.p50), ratio, f"{peaks[name].p50:.0f}" if name in peaks else "", *extra])
-    return markdown(["", "time", "x", "peak MB", *others], lines)
+    for name, row in sorted(shown.items(), key=lambda item: item[1].p50):
+        cells = [cell for threads, times in runs.items() for cell in time_cells(times.get(name), ours[threads])]
+        values = [f"{found.p50:.4g}" if (found := side[metric].get(name)) else "" for metric in others]
+        memory = f"{side['peak memory'][name].p50:.0f}" if name in side["peak memory"] else ""
+        lines.append([label(row), *cells, memory, *values])
+    return markdown(header, lines)
+
+
+def fastest(rows: Iterable[Row], role: str) -> Row | None:
+    """The fastest row of a role, if there is one."""
+    return min((row for row in rows if row.role == role), key=lambda row: row.p50, default=None)
+
+
+def time_cells(row: Row | None, ours: Row | None) -> tuple[str, str]:
+    """A time, and how many times ours it is."""
+    if row is None:
+        return "", ""
+    return seconds(row.p50), f"{row.p50 / ours.p50:.2f}" if ours else ""
+
+
+def label(row: Row) -> str:
+    """A provider's name, with what it is to us."""
+    return {
+        "ours": f"**{row.provider}**",
+        "limit": f"*limit: {row.provider.removeprefix('limit: ')}*",
+        "mark": f"*{row.provider}*",
+        "peer": row.provider,
+    }[row.role]
+
+
+def threads_in_words(threads: int) -> str:
+    """1 thread, 2 threads."""
+    return f"{threads} thread{'s' * (threads > 1)}"
 
 
 def value_table(rows: list[Row]) -> str:
@@ -83,15 +128,25 @@ def value_table(rows: list[Row]) -> str:
 
 
 def section(component: str) -> str:
-    """All tables of one component."""
+    """All tables of one component, a device after the other."""
     rows = read_rows(component)
-    parts = [f"## {component.replace('_', ' ')}"]
-    for (device, size, threads), together in groups(row for row in rows if row.metric != "accuracy").items():
-        plural = "s" if threads > 1 else ""
-        parts += [f"### {readable(size)} ({device}, {threads} thread{plural})", time_table(together)]
-    if quality := [row for row in rows if row.metric == "accuracy"]:
-        parts.append(value_table(quality))
+    parts = [f"## {component.replace('_', ' ')}", purpose(component)]
+    if any(row.metric == "time" for row in rows):
+        parts.append(f"![{component.replace('_', ' ')}](../docs/figures/bench_{component}.svg)")
+    for device, there in grouped(rows, lambda row: row.device).items():
+        parts.append(f"On {device or 'an unnamed processor'}.")
+        for size, together in grouped([row for row in there if row.metric != "accuracy"], lambda row: row.size).items():
+            if any(row.metric == "time" for row in together):
+                parts += [f"### {readable(size)}", time_table(together)]
+        if quality := [row for row in there if row.metric == "accuracy"]:
+            parts += ["### Accuracy", value_table(quality)]
     return "\n\n".join(parts)
+
+
+def purpose(component: str) -> str:
+    """What the component's benchmark says of itself."""
+    path = HERE / f"bench_{component}.py"
+    return (ast.get_docstring(ast.parse(path.read_text())) or "") if path.exists() else ""
 
 
 def variant(size: str) -> str:
@@ -116,10 +171,11 @@ def headlines(rows: list[Row]) -> list[list[Row]]:
 
 
 def speed_line(rows: list[Row]) -> list[str]:
-    """Ours beside the best peer, and how much of the limit that is."""
-    ours = min((row for row in rows if row.provider.startswith(OURS)), key=lambda row: row.p50)
+    """Ours beside the best peer, and how much of the tightest limit that is; a limit slower than ours binds nothing."""
+    ours = min((row for row in rows if row.role == "ours"), key=lambda row: row.p50)
     best = min((row for row in rows if row.role == "peer"), key=lambda row: row.p50)
-    bound = min((row for row in rows if row.role == "limit"), key=lambda row: row.p50, default=None)
+    limits = [row for row in rows if row.role == "limit" and row.p50 <= ours.p50]
+    bound = max(limits, key=lambda row: row.p50, default=None)
     share = f"{100 * bound.p50 / ours.p50:.0f}% of {bound.provider.removeprefix('limit: ')}" if bound else ""
     task = f"{ours.component.replace('_', ' ')}: {readable(ours.size)}"
     return [task, best.provider, f"{best.p50 / ours.p50:.1f}", share]

@@ -23,7 +23,7 @@ def show(rows: list[Row]) -> None:
         print(f"  {size}")
         timed = [row for row in rows if row.size == size and row.metric != "peak memory"]
         for row in sorted(timed, key=lambda row: (row.metric, row.p50)):
-            mark = {"limit": "limit", "peer": "", "ours": "*"}[row.role]
+            mark = {"limit": "limit", "peer": "", "ours": "*", "mark": "another task"}[row.role]
             print(f"    {row.metric:<12} {row.p50:>12.4g} {row.unit:<10} {row.provider:<38} {mark}")
 
 
