@@ -14,9 +14,7 @@
 namespace gdui {
 namespace {
 
-constexpr std::int64_t kTile = 32 * kGroup;   // points that walk through the columns together
 constexpr std::size_t kManyCandidates = 1024; // more than these of one point are thinned out on the way
-constexpr float kNever = std::numeric_limits<float>::infinity();
 
 // Lane l adds up columns l, l + 32, ...; then the lanes are added in order.
 GDUI_MULTIVERSION double squared_distance(const float *a, const float *b, std::int64_t width) {
@@ -41,20 +39,21 @@ struct Field {
   const float *points, *rows;
   std::int64_t n_points, width;
   Product product;
-  Centre centre;
+  Similarity similarity;
+  Centres centres;
   Columns columns;
 };
 
 Field make_field(const float *points, std::int64_t n_points, const float *rows, const double *squares, std::int64_t n,
-                 std::int64_t width, int threads, bool portable) {
-  Field field{points, rows, n_points, width, product(width, portable), mean(rows, n, width), {}};
-  std::vector<std::int32_t> order(n);
-  std::iota(order.begin(), order.end(), 0);
-  field.columns = encode_columns(field.product, field.centre, rows, order, threads);
-  for (std::int64_t i = 0; i < n; ++i) {
-    float &offset = field.columns.panels[i / kPanel].offset[i % kPanel];
-    const double own = (squares ? squares[i] / 2 : 0) - half_square(rows + i * width, width);
-    offset = static_cast<float>(offset + own);
+                 std::int64_t width, int threads, Instructions most) {
+  const Similarity dot = similarity(most);
+  Field field{points, rows, n_points, width, product(width, most), dot, centres(rows, n, width, dot, threads), {}};
+  Columns &columns = field.columns = gdui::columns(field.product, field.centres, dot, rows, n, threads);
+  for (std::int64_t c = 0; c < n; ++c) {
+    const std::int32_t row = columns.order[c];
+    const double own = (squares ? squares[row] / 2 : 0) - half_square(rows + row * width, width);
+    for (std::size_t at = c; at < columns.along.size(); at += columns.panels.size() * kPanel)
+      columns.along[at] = static_cast<float>(columns.along[at] + own);
   }
   return field;
 }
@@ -71,48 +70,45 @@ bool higher(const Candidate &a, const Candidate &b) { return a.upper > b.upper; 
 // be at least the point's threshold, and may raise it; a point whose threshold is kNever is done.
 class Tile {
 public:
-  Tile(const Field &field, std::int64_t begin, std::int64_t end, float threshold)
-      : field_(field), count_(end - begin), stride_(field.width * field.product.value_size), values_(kTile * stride_),
-        rows_(kTile), thresholds(kTile, kNever) {
-    std::vector<double> scratch(field.width);
-    for (std::int64_t i = 0; i < count_; ++i) {
-      const float *point = field.points + (begin + i) * field.width;
-      rows_[i] = encode(field.product, field.centre, point, scratch, values_.data() + i * stride_);
-      rows_[i].offset = static_cast<float>(rows_[i].offset - half_square(point, field.width));
-      thresholds[i] = threshold;
-    }
+  Tile(const Field &field, std::int64_t begin, std::int64_t end, float threshold) : field_(field) {
+    std::vector<const float *> points;
+    for (std::int64_t i = begin; i < end; ++i)
+      points.push_back(field.points + i * field.width);
+    looking_ = query_tile(field.product, field.centres, field.columns, field.similarity, points, threshold);
+    for (std::size_t i = 0; i < points.size(); ++i)
+      for (std::int64_t q = 0; q < field.centres.count; ++q) {
+        float &offset = looking_.offsets[i * field.centres.count + q];
+        offset = static_cast<float>(offset - half_square(points[i], field.width));
+      }
   }
 
+  // As far as `upper` is known without the second slack.
+  float &threshold(std::int64_t i) { return looking_.queries[i].threshold; }
+
   template <class Take> void run(const Take &take) {
-    for (std::size_t panel = 0; panel < field_.columns.panels.size(); ++panel)
-      for (std::int64_t group = 0; group < count_; group += kGroup)
-        if (!std::all_of(&thresholds[group], &thresholds[group] + kGroup, [](float t) { return t == kNever; }))
-          gather(group, static_cast<std::int64_t>(panel), take);
+    const std::int64_t panels = static_cast<std::int64_t>(field_.columns.panels.size());
+    for (std::int64_t at = 0; at < panels && any_seeks(looking_.queries.data(), kTile); ++at)
+      gather(at, take);
   }
 
 private:
-  template <class Take> void gather(std::int64_t group, std::int64_t panel, const Take &take) {
-    const Panel &columns = field_.columns.panels[panel];
-    field_.product.bounds(values_.data() + group * stride_, &rows_[group], &thresholds[group],
-                          field_.columns.values.data() + panel * field_.columns.panel_size, columns, field_.width,
+  template <class Take> void gather(std::int64_t at, const Take &take) {
+    const Panel &panel = field_.columns.panels[at];
+    field_.product.bounds(looking_.values.data(), looking_.queries.data(),
+                          field_.columns.values.data() + at * field_.columns.panel_size, panel, at, field_.width,
                           bounds_);
-    for (std::int64_t r = 0; r < kGroup; ++r)
+    for (std::int64_t r = 0; r < kTile; ++r)
       for (std::uint64_t left = bounds_.reaches[r]; left != 0; left &= left - 1) {
         const std::int64_t c = __builtin_ctzll(left);
         const float upper = bounds_.upper[r][c] + kSlack;
-        const Candidate candidate{static_cast<std::int32_t>(panel * kPanel + c), upper};
-        take(group + r, candidate, upper - 2 * (doubt(rows_[group + r], columns, c) + kSlack));
+        const Candidate candidate{field_.columns.order[at * kPanel + c], upper};
+        take(r, candidate, upper - 2 * (doubt(looking_.queries[r].code, panel, c) + kSlack));
       }
   }
 
   const Field &field_;
-  std::int64_t count_, stride_;
-  Bytes values_;
-  std::vector<Row> rows_;
+  QueryTile looking_;
   Bounds bounds_;
-
-public:
-  std::vector<float> thresholds; // as far as `upper` is known without the second slack
 };
 
 // The k nearest of one point while the columns go by.
@@ -177,14 +173,14 @@ bool any_holds(const Field &field, const double *squares, const float *point, st
 
 } // namespace
 
-void radii(const float *rows, std::int64_t n, std::int64_t width, std::int64_t k, int threads, bool portable,
+void radii(const float *rows, std::int64_t n, std::int64_t width, std::int64_t k, int threads, Instructions most,
            double *squares) {
-  const Field field = make_field(rows, n, rows, nullptr, n, width, threads, portable);
+  const Field field = make_field(rows, n, rows, nullptr, n, width, threads, most);
   parallel_chunks(n, kTile, threads, [&](std::int64_t begin, std::int64_t end) {
     Tile tile(field, begin, end, std::numeric_limits<float>::lowest());
     std::vector<Nearest> nearest(kTile);
     tile.run([&](std::int64_t i, const Candidate &candidate, float lower) {
-      nearest[i].take(k, candidate, lower, tile.thresholds[i]);
+      nearest[i].take(k, candidate, lower, tile.threshold(i));
     });
     for (std::int64_t i = begin; i < end; ++i)
       squares[i] = nearest[i - begin].settle(field, rows + i * width, k);
@@ -192,8 +188,8 @@ void radii(const float *rows, std::int64_t n, std::int64_t width, std::int64_t k
 }
 
 void inside(const float *points, std::int64_t n_points, const float *rows, const double *squares, std::int64_t n,
-            std::int64_t width, int threads, bool portable, std::uint8_t *out) {
-  const Field field = make_field(points, n_points, rows, squares, n, width, threads, portable);
+            std::int64_t width, int threads, Instructions most, std::uint8_t *out) {
+  const Field field = make_field(points, n_points, rows, squares, n, width, threads, most);
   parallel_chunks(n_points, kTile, threads, [&](std::int64_t begin, std::int64_t end) {
     Tile tile(field, begin, end, -kSlack);
     std::vector<std::vector<Candidate>> doubtful(kTile);
@@ -201,14 +197,14 @@ void inside(const float *points, std::int64_t n_points, const float *rows, const
       return any_holds(field, squares, points + (begin + i) * width, doubtful[i]);
     };
     tile.run([&](std::int64_t i, const Candidate &candidate, float lower) {
-      if (tile.thresholds[i] == kNever)
+      if (tile.threshold(i) == kNever)
         return;
       doubtful[i].push_back(candidate);
       if (lower > 0 || (doubtful[i].size() > kManyCandidates && settle(i)))
-        tile.thresholds[i] = kNever;
+        tile.threshold(i) = kNever;
     });
     for (std::int64_t i = 0; i < end - begin; ++i)
-      out[begin + i] = static_cast<std::uint8_t>(tile.thresholds[i] == kNever || settle(i));
+      out[begin + i] = static_cast<std::uint8_t>(tile.threshold(i) == kNever || settle(i));
   });
 }
 

@@ -15,7 +15,6 @@ namespace gdui {
 namespace {
 
 constexpr int kAhead = 3; // rows to fetch ahead of the one that is compared
-constexpr float kNever = std::numeric_limits<float>::infinity();
 
 struct Search {
   const float *rows, *queries;
@@ -95,15 +94,9 @@ void settle(const Search &search, std::int64_t query, std::vector<Candidate> &ca
 class Tile {
 public:
   Tile(const Search &search, std::int64_t begin, std::int64_t end)
-      : search_(search), begin_(begin), end_(end), stride_(search.width * search.product.value_size),
-        values_(kTile * stride_), offsets_(kTile * search.centres.count), queries_(kTile), candidates_(kTile) {
-    std::vector<double> scratch(search.width);
-    for (std::int64_t i = 0; i < kTile; ++i) {
-      queries_[i] = begin + i < end ? query(i, scratch) : queries_[0];
-      candidates_[i].limit = 4 * search.k;
-    }
-    for (std::int64_t i = end - begin; i < kTile; ++i)
-      queries_[i].threshold = kNever;
+      : search_(search), begin_(begin), end_(end), looking_(tile_of(search, begin, end)), candidates_(kTile) {
+    for (Candidates &candidates : candidates_)
+      candidates.limit = 4 * search.k;
   }
 
   void run(std::int32_t *indices, float *similarities) {
@@ -112,28 +105,23 @@ public:
     for (std::int64_t p = 0; p < panels; ++p)
       gather((start + p) % panels);
     for (std::int64_t i = 0; i < end_ - begin_; ++i) {
-      drop_hopeless(search_.k, candidates_[i], queries_[i].threshold, scratch_);
+      drop_hopeless(search_.k, candidates_[i], looking_.queries[i].threshold, scratch_);
       settle(search_, search_.query_at(begin_ + i), candidates_[i].all, indices, similarities);
     }
   }
 
 private:
-  Query query(std::int64_t i, std::vector<double> &scratch) {
-    const Centres &centres = search_.centres;
-    const float *row = search_.queries + search_.query_at(begin_ + i) * search_.width;
-    float *offset = offsets_.data() + i * centres.count;
-    std::copy_n(row, search_.width, scratch.begin());
-    const std::int32_t own = locate(centres, search_.similarity, scratch.data(), offset);
-    for (std::int64_t q = 0; q < centres.count; ++q)
-      offset[q] -= centres.between[own * centres.count + q];
-    const Code code =
-        encode(search_.product, centres.point(own), row, search_.width, scratch, values_.data() + i * stride_);
-    return {code, std::numeric_limits<float>::lowest(), offset, search_.columns.along_centre(own)};
+  static QueryTile tile_of(const Search &search, std::int64_t begin, std::int64_t end) {
+    std::vector<const float *> rows;
+    for (std::int64_t place = begin; place < end; ++place)
+      rows.push_back(search.queries + search.query_at(place) * search.width);
+    return query_tile(search.product, search.centres, search.columns, search.similarity, rows,
+                      std::numeric_limits<float>::lowest());
   }
 
   void gather(std::int64_t at) {
     const Panel &panel = search_.columns.panels[at];
-    search_.product.bounds(values_.data(), queries_.data(),
+    search_.product.bounds(looking_.values.data(), looking_.queries.data(),
                            search_.columns.values.data() + at * search_.columns.panel_size, panel, at, search_.width,
                            bounds_);
     for (std::int64_t r = 0; r < end_ - begin_; ++r) {
@@ -144,18 +132,17 @@ private:
           continue;
         const float upper = bounds_.upper[r][column];
         candidates.all.push_back(
-            {static_cast<std::int32_t>(place), upper, upper - 2 * doubt(queries_[r].code, panel, column)});
+            {static_cast<std::int32_t>(place), upper, upper - 2 * doubt(looking_.queries[r].code, panel, column)});
       }
       if (candidates.all.size() > candidates.limit)
-        drop_hopeless(search_.k, candidates, queries_[r].threshold, scratch_);
+        drop_hopeless(search_.k, candidates, looking_.queries[r].threshold, scratch_);
     }
   }
 
   const Search &search_;
-  std::int64_t begin_, end_, stride_;
-  Bytes values_;
-  std::vector<float> offsets_, scratch_;
-  std::vector<Query> queries_;
+  std::int64_t begin_, end_;
+  QueryTile looking_;
+  std::vector<float> scratch_;
   std::vector<Candidates> candidates_;
   Bounds bounds_;
 };

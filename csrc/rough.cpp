@@ -1,7 +1,6 @@
 #include "rough_products.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <numeric>
 
 #include "hits.hpp"
@@ -9,8 +8,6 @@
 
 namespace gdui {
 namespace {
-
-constexpr float kNever = std::numeric_limits<float>::infinity();
 
 // The products of all points with all.
 std::vector<float> between(const Centres &centres, Similarity similarity) {
@@ -144,6 +141,24 @@ Columns columns(const Product &product, const Centres &centres, Similarity simil
           out.along[(p * panels + at) * kPanel + c] = along[order[c] * centres.count + p];
     }
   });
+  return out;
+}
+
+QueryTile query_tile(const Product &product, const Centres &centres, const Columns &columns, Similarity similarity,
+                     const std::vector<const float *> &rows, float threshold) {
+  const std::int64_t width = centres.width, size = width * product.value_size;
+  QueryTile out{Bytes(kTile * size), std::vector<float>(kTile * centres.count), {}};
+  std::vector<double> scratch(width);
+  for (std::int64_t i = 0; i < static_cast<std::int64_t>(rows.size()); ++i) {
+    float *offset = out.offsets.data() + i * centres.count;
+    std::copy_n(rows[i], width, scratch.begin());
+    const std::int32_t own = locate(centres, similarity, scratch.data(), offset);
+    for (std::int64_t q = 0; q < centres.count; ++q)
+      offset[q] -= centres.between[own * centres.count + q];
+    const Code code = encode(product, centres.point(own), rows[i], width, scratch, out.values.data() + i * size);
+    out.queries.push_back({code, threshold, offset, columns.along_centre(own)});
+  }
+  out.queries.resize(kTile, {{}, kNever, out.offsets.data(), columns.along_centre(0)});
   return out;
 }
 

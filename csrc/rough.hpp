@@ -7,7 +7,9 @@
 // Any centres will do; near ones make a' and b' short, and the bound tight.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <new>
 #include <vector>
 
@@ -89,6 +91,14 @@ struct Centres {
   const float *point(std::int64_t p) const { return points.data() + p * width; }
 };
 
+// A threshold that nothing reaches.
+constexpr float kNever = std::numeric_limits<float>::infinity();
+
+// Whether any of some queries may still find something.
+inline bool any_seeks(const Query *queries, std::int64_t count) {
+  return std::any_of(queries, queries + count, [](const Query &query) { return query.threshold < kNever; });
+}
+
 // Points amid the rows: some rows, moved once to the mean of those that are nearest to them.
 Centres centres(const float *rows, std::int64_t n, std::int64_t width, Similarity similarity, int threads);
 
@@ -113,5 +123,16 @@ struct Columns {
 
 Columns columns(const Product &product, const Centres &centres, Similarity similarity, const float *rows,
                 std::int64_t n, int threads);
+
+// A tile of queries: their values, and what stands beside them. Those that a tile lacks seek nothing.
+struct QueryTile {
+  Bytes values;
+  std::vector<float> offsets;
+  std::vector<Query> queries; // kTile of them
+};
+
+// At most kTile rows, each of which looks for columns of at least `threshold`.
+QueryTile query_tile(const Product &product, const Centres &centres, const Columns &columns, Similarity similarity,
+                     const std::vector<const float *> &rows, float threshold);
 
 } // namespace gdui

@@ -82,6 +82,9 @@ static_assert(kTile % kGroup == 0 && kPanel == 64, "24 sums in registers");
 GDUI_AVX512 void byte_bounds(const void *values, const Query *queries, const void *panel_values, const Panel &panel,
                              std::int64_t at, std::int64_t width, Bounds &out) {
   for (std::int64_t r = 0; r < kTile; r += kGroup) {
+    std::fill_n(out.reaches + r, kGroup, 0);
+    if (!any_seeks(queries + r, kGroup))
+      continue;
     const std::int8_t *left = static_cast<const std::int8_t *>(values) + r * width;
     const unsigned char *right = static_cast<const unsigned char *>(panel_values);
     const Query *query = queries + r;

@@ -88,6 +88,9 @@ template <class Vector>
 GDUI_INLINE void float_bounds(const void *values, const Query *queries, const void *panel_values, const Panel &panel,
                               std::int64_t at, std::int64_t width, Bounds &out) {
   for (std::int64_t group = 0; group < kTile; group += kGroup) {
+    std::fill_n(out.reaches + group, kGroup, 0);
+    if (!any_seeks(queries + group, kGroup))
+      continue;
     const float *rows = static_cast<const float *>(values) + group * width;
     for (std::int64_t c = 0; c < kPanel; c += strip<Vector>)
       strip_products<Vector>(rows, static_cast<const float *>(panel_values) + c * width, width, c, out.upper + group);

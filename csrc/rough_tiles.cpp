@@ -2,8 +2,6 @@
 
 #ifdef GDUI_AMX
 
-#include <algorithm>
-
 namespace gdui {
 namespace {
 
@@ -85,6 +83,9 @@ GDUI_AMX void bounds(const void *values, const Query *queries, const void *panel
   const Shape shape;
   _tile_loadconfig(&shape);
   for (std::int64_t group = 0; group < kTile; group += 2 * kRows, rows += 4 * kRows * width) {
+    std::fill_n(out.reaches + group, 2 * kRows, 0);
+    if (!any_seeks(queries + group, 2 * kRows))
+      continue;
     for (std::int64_t c = 0; c < kPanel; c += 2 * kRows)
       square(rows, columns + 4 * c, width, sums[0] + c);
     for (std::int64_t r = 0; r < 2 * kRows; ++r) {

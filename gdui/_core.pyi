@@ -96,14 +96,16 @@ def rank(
     *,
     threads: int,
 ) -> npt.NDArray[np.float32]: ...
-def radii(rows: npt.NDArray[np.float32], *, k: int, threads: int, portable: bool) -> npt.NDArray[np.float64]: ...
+def radii(
+    rows: npt.NDArray[np.float32], *, k: int, threads: int, instructions: str = "amx"
+) -> npt.NDArray[np.float64]: ...
 def inside(
     points: npt.NDArray[np.float32],
     rows: npt.NDArray[np.float32],
     squares: npt.NDArray[np.float64],
     *,
     threads: int,
-    portable: bool,
+    instructions: str = "amx",
 ) -> npt.NDArray[np.bool_]: ...
 
 # Called with their arguments packed, from gdui/ops alone; csrc/bindings names them.

@@ -142,12 +142,12 @@ def test_copies_lie_on_the_border_and_count(rng: np.random.Generator) -> None:
 
 def test_every_road_gives_the_same_balls(rng: np.random.Generator) -> None:
     a, b = neighbours._within_half(cloud(rng, 700, 50), cloud(rng, 400, 50))
-    squares = _core.radii(b, k=4, threads=1, portable=True)
-    covered = _core.inside(a, b, squares, threads=1, portable=True)
+    squares = _core.radii(b, k=4, threads=1, instructions="portable")
+    covered = _core.inside(a, b, squares, threads=1, instructions="portable")
     assert 0 < covered.mean() < 1
-    for threads, portable in ((1, False), (3, False), (2, True)):
-        assert _core.radii(b, k=4, threads=threads, portable=portable).tobytes() == squares.tobytes()
-        assert (_core.inside(a, b, squares, threads=threads, portable=portable) == covered).all()
+    for threads, instructions in ((1, "amx"), (3, "amx"), (2, "portable"), (1, "avx2"), (1, "avx512")):
+        assert _core.radii(b, k=4, threads=threads, instructions=instructions).tobytes() == squares.tobytes()
+        assert (_core.inside(a, b, squares, threads=threads, instructions=instructions) == covered).all()
 
 
 def test_a_lone_far_point_does_not_disturb(rng: np.random.Generator) -> None:

@@ -1,6 +1,8 @@
 """Stable matching against brute force, greedy and deferred acceptance written out; its certificate; what it refuses."""
 
 import itertools
+import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from gdui import _core
 from gdui.labeling.match import hungarian, stable_match
 
 Table = npt.NDArray[Any]
@@ -83,8 +86,6 @@ def test_two_tables_give_every_cluster_its_best_stable_class(table: Table, data:
 @settings(max_examples=100, deadline=None)
 @given(tables(6), st.data())
 def test_blocking_pairs_of_any_matching_are_counted(table: Table, data: st.DataObject) -> None:
-    from gdui import _core
-
     other = data.draw(arrays(np.float32, table.shape, elements=st.integers(0, 3)))
     tie = data.draw(arrays(np.float32, table.shape, elements=st.integers(0, 1)))
     classes = np.array(
@@ -236,3 +237,20 @@ def test_the_gap_of_many_seats(rng: np.random.Generator) -> None:
     crowded = np.broadcast_to(np.arange(20_000.0) % 2, (20_000, 20_000))[:, :2]
     with pytest.raises(ValueError, match="capacity gives 38000 seats to 20000 clusters"):
         _ = stable_match(crowded, capacity=19_000).gap
+
+
+def test_other_python_threads_run_meanwhile(rng: np.random.Generator) -> None:
+    table, ticks, done = one_mind(1500, rng), list[float](), threading.Event()
+
+    def tick() -> None:
+        while not done.wait(0.0005):
+            ticks.append(time.perf_counter())
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    start = time.perf_counter()
+    _core.stable_match(table, None, [], np.ones(1500, np.int64), 1)
+    end = time.perf_counter()
+    done.set()
+    ticking.join()
+    assert sum(start < moment < end for moment in ticks) >= 2

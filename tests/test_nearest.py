@@ -24,9 +24,7 @@ def unit_rows(rows: npt.NDArray[np.floating]) -> Floats:
 LADDER = ("portable", "avx2", "avx512", "amx")  # a processor that lacks some takes the best of those before
 
 
-def search(
-    rows: Floats, k: int, *, threads: int = 1, instructions: str = "amx", leave_self_out: bool = False
-) -> Found:
+def search(rows: Floats, k: int, *, threads: int = 1, instructions: str = "amx", leave_self_out: bool = False) -> Found:
     return _core.nearest(rows, rows, k=k, leave_self_out=leave_self_out, threads=threads, instructions=instructions)
 
 

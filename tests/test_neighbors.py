@@ -256,9 +256,18 @@ def test_faiss_on_gpus_has_a_largest_k() -> None:
         neighbors(np.ones((3000, 2)), 2048, "faiss-gpu", include_self=False)
 
 
-def test_consistency_needs_a_label_for_each_row() -> None:
-    with pytest.raises(ValueError, match="cluster must have 10 entries, not 9"):
-        consistency(np.ones((10, 2)), np.zeros(9, int), 1)
+@pytest.mark.parametrize(
+    ("cluster", "error", "text"),
+    [
+        ([0], ValueError, "cluster must have 2 entries, not 1"),
+        ([0, -1], ValueError, "cluster must be at least 0, but holds -1"),
+        ([0, 2**40], ValueError, "cluster must be below 16777216, but holds 1099511627776"),
+        ([0.0, 1.0], TypeError, "cluster must be integers, not float64"),
+    ],
+)
+def test_consistency_needs_a_label_for_each_row(cluster: object, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        consistency(np.ones((2, 2)), cluster, 1)  # type: ignore[arg-type]
 
 
 def test_memory_grows_with_rows_and_not_with_pairs() -> None:

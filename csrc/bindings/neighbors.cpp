@@ -4,7 +4,6 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <array>
 #include <string>
 
 #include "../nearest.hpp"
@@ -38,14 +37,6 @@ void require_unit_rows(const UnitRows &rows, const UnitRows &queries) {
           "rows and queries must have 2 axes and the same padded width");
 }
 
-// How far up the ladder of instruction sets to go; tests go up step by step.
-gdui::Instructions instructions_named(const std::string &name) {
-  const std::array<const char *, 4> ladder{"portable", "avx2", "avx512", "amx"};
-  const auto found = std::find(ladder.begin(), ladder.end(), name);
-  require(found != ladder.end(), "instructions must be one of 'portable', 'avx2', 'avx512', 'amx'");
-  return static_cast<gdui::Instructions>(found - ladder.begin());
-}
-
 py::tuple nearest(const UnitRows &rows, const UnitRows &queries, std::int64_t k, bool leave_self_out, int threads,
                   const std::string &instructions) {
   require_unit_rows(rows, queries);
@@ -53,7 +44,7 @@ py::tuple nearest(const UnitRows &rows, const UnitRows &queries, std::int64_t k,
   require(!leave_self_out || rows.is(queries), "only rows that look among themselves can leave themselves out");
   require(k >= 1 && k <= n - leave_self_out, "k must be between 1 and the number of rows that can be neighbours");
   require(n <= INT32_MAX, "there must be fewer than 2^31 rows");
-  const gdui::Instructions most = instructions_named(instructions);
+  const gdui::Instructions most = bindings::instructions_named(instructions);
   Found indices({n_queries, k});
   UnitRows similarities({n_queries, k});
   {

@@ -48,8 +48,8 @@ def precision_recall(
 
 
 def _covered(points: Floats, rows: Floats, k: int, threads: int) -> float:
-    squares = _core.radii(rows, k=k + 1, threads=threads, portable=False)
-    return float(_core.inside(points, rows, squares, threads=threads, portable=False).mean())
+    squares = _core.radii(rows, k=k + 1, threads=threads)
+    return float(_core.inside(points, rows, squares, threads=threads).mean())
 
 
 def _within_half(*sets: npt.NDArray[np.floating]) -> list[Floats]:
