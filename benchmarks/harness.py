@@ -97,18 +97,21 @@ class Bench:
         Ways named in `peers` are other packages, in `limits` the hardware's bound for the same task, in `marks` other
         tasks to compare with; the rest are ours.
         `most_memory` holds ways to a number of bytes beyond what the process had before.
+        With one repeat the first call is timed, for what takes so long that warming up is nothing beside it.
         With `work` (items, bytes or operations a call) a second row gives the rate in `unit`.
         """
-        results, peaks = {}, {}
+        results, peaks, first = {}, {}, {}
         for name, way in ways.items():
             with peak_memory() if self.device == "cpu" else gpu_peak_memory() as peak:
+                start = time.perf_counter()
                 results[name] = way()
+                first[name] = [time.perf_counter() - start]
             peaks[name] = peak[0]
         agree(results)
         results.clear()
         for name, most in most_memory.items():
             assert peaks[name] <= most, f"{name} took {peaks[name] / 1e6:.0f} MB, and may take {most / 1e6:.0f}"
-        times = self._times(ways, repeats)
+        times = first if repeats == 1 else self._times(ways, repeats)
         roles: dict[str, Role] = (
             dict.fromkeys(peers, "peer") | dict.fromkeys(limits, "limit") | dict.fromkeys(marks, "mark")
         )

@@ -46,10 +46,12 @@ def main() -> None:
             set_threads(threads)
             bench = Bench(component, threads, options.quick, options.device)
             print(f"{component}, {threads} thread{'s' * (threads > 1)}")
-            module.run(bench)
-            show(bench.rows)
-            if not options.quick:
-                write_rows(component, bench.rows)
+            try:
+                module.run(bench)
+            finally:  # an interrupted run keeps what it has
+                show(bench.rows)
+                if not options.quick:
+                    write_rows(component, bench.rows)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 // What this processor can do beyond its architecture's baseline, asked at run time. There are three ways to use it:
 // - a function for each set where the instructions differ: rough_*.cpp, similarity.cpp;
 // - run_vectorised (vectorise.hpp) where one text, templates too, serves all sets;
-// - GDUI_MULTIVERSION (multiversion.hpp) for the short scans of matching and selection, chosen once by the loader:
-// asked
-//   anew at each call, and with what it calls no longer inlined, such a scan takes a tenth longer.
+// - GDUI_MULTIVERSION (multiversion.hpp) for the short scans of matching and selection, which the loader chooses once:
+//   asked at each call, and with what it calls no longer inlined, such a scan takes a tenth longer.
 #pragma once
 
 #define GDUI_INLINE inline __attribute__((always_inline))
