@@ -1,5 +1,6 @@
 """Training learns, goes on after a kill to the same bytes, and is the same on two ranks as on one."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
