@@ -64,7 +64,8 @@ def run(folder: str | os.PathLike[str], seed: int = 0, *, progress: Progress | N
     """Labels the digits, leaves a run folder with a contact sheet, and scores what came out.
 
     Args:
-        folder: where labels.parquet, contact_sheet.png, report.html and the configuration go; an earlier run there is replaced.
+        folder: where labels.parquet, contact_sheet.png, report.html and the configuration go, in place of an earlier
+            run's.
         seed: of the clusterings.
         progress: called with (stage, images done, images in all).
     """
