@@ -3,13 +3,29 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from PIL import Image, ImageFont
 
-__all__ = ["ACCENT", "FAINT", "PAGE", "TEXT", "fitted", "font", "stacked"]
+__all__ = ["ACCENT", "FAINT", "LIMIT", "OTHER", "OURS", "PAGE", "PLOT", "TEXT", "fitted", "font", "stacked"]
 
 PAGE, TEXT, FAINT, ACCENT = "#16181d", "#f2f0ea", "#8d929c", "#f0a35e"
+
+# Plots stand on white, so that they read on a dark page too; matplotlib's rc_context takes PLOT.
+OURS, OTHER, LIMIT = "#0b7a75", "#9aa5b1", "#d1495b"
+PLOT: Any = {
+    "figure.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "grid.color": "#e4e7eb",
+    "font.size": 10,
+    "svg.hashsalt": "gdui",
+}
 
 
 @cache

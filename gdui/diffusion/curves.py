@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from gdui.drawing import OTHER, OURS, PLOT
 from gdui.runs import atomic_path
 
 __all__ = ["ledger", "plot_losses"]
@@ -19,15 +21,14 @@ def plot_losses(path: Path, histories: Mapping[str, Path]) -> None:
     Args:
         histories: the losses.csv of each network by its name.
     """
-    figure = Figure(figsize=(5.5 * len(histories), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(histories), squeeze=False)[0]
-    for ax, (name, file) in zip(axes, histories.items(), strict=True):
-        steps, losses = _read(file)
-        ax.plot(steps, losses, color="#9db4c8", linewidth=0.6)
-        ax.plot(steps, _smooth(losses), color="#1f4e79", linewidth=1.6)
-        ax.set(title=name, xlabel="step", ylabel="loss", yscale="log" if losses.min() > 0 else "linear")
-        ax.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
+    with rc_context(PLOT), atomic_path(path) as temporary:
+        figure = Figure(figsize=(5.5 * len(histories), 3.6), layout="constrained")
+        axes = figure.subplots(1, len(histories), squeeze=False)[0]
+        for ax, (name, file) in zip(axes, histories.items(), strict=True):
+            steps, losses = _read(file)
+            ax.plot(steps, losses, color=OTHER, linewidth=0.6)
+            ax.plot(steps, _smooth(losses), color=OURS, linewidth=1.6)
+            ax.set(title=name, xlabel="step", ylabel="loss", yscale="log" if losses.min() > 0 else "linear")
         figure.savefig(temporary, format="png", dpi=130)
 
 
