@@ -6,6 +6,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,12 @@ def test_a_report_shows_some_thousand_images_however_many_there_are(rng: np.rand
     told = data_of(path)
     assert told["head"]["images"] == 200_000
     assert sum(one["images"] for one in told["classes"]) + told["head"]["abstained"] == 200_000
+
+
+def test_what_could_not_be_read_is_said_with_its_reason(rng: np.random.Generator, tmp_path: Path) -> None:
+    unread = pa.table({"id": ["x", "y", "z"], "reason": ["empty", "a bomb", "empty"]})
+    labels = replace(make_labels(rng, 5, ["a", "b"]), quarantine=unread)
+    assert data_of(labels.report(tmp_path / "report.html"))["head"]["quarantined"] == {"empty": 2, "a bomb": 1}
 
 
 def test_the_same_labels_give_the_same_bytes(rng: np.random.Generator, tmp_path: Path) -> None:

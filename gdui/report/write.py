@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from gdui.labeling.features import Features, load_features
 from gdui.labels import Labels
@@ -37,7 +36,8 @@ def report_labels(
     if vectors is not None and len(vectors) != len(labels):
         raise ValueError(f"features must be as many as the labels, {len(labels)}, not {len(vectors)}")
     true = None if truth is None else class_indices(labels, truth)
-    return _write(labels, Path(path), Beside(title, images, vectors, true, ledger=labels.facts.ledger))
+    beside = Beside(title, images, vectors, true, quarantined=_reasons(labels), ledger=labels.facts.ledger)
+    return _write(labels, Path(path), beside)
 
 
 def report_run(
@@ -64,7 +64,7 @@ def report_run(
         images=images,
         features=_features(folder, labels, source if inputs.get("ready") else None),
         truth=None if truth is None else class_indices(labels, read_pins(truth)),
-        quarantined=_reasons(folder / "quarantine.parquet"),
+        quarantined=_reasons(labels),
         ledger={stage: tuple(spent) for stage, spent in manifest["stages"]["label"].get("ledger", {}).items()},
     )
     return _write(labels, folder / NAME if path is None else Path(path), beside)
@@ -104,8 +104,7 @@ def _features(folder: Path, labels: Labels, ready: str | None) -> Features | Non
     return found if len(found) == len(labels) else None
 
 
-def _reasons(path: Path) -> dict[str, int]:
-    if not path.is_file():
-        return {}
-    counts = pq.read_table(path, columns=["reason"]).group_by("reason").aggregate([([], "count_all")])
+def _reasons(labels: Labels) -> dict[str, int]:
+    """How many images could not be read, for each reason."""
+    counts = labels.quarantine.group_by("reason").aggregate([([], "count_all")])
     return {str(row["reason"]): row["count_all"] for row in counts.to_pylist()}
