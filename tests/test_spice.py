@@ -171,5 +171,7 @@ def test_a_run_folder_learns_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_features_alone_teach_nothing() -> None:
     with pytest.raises(ValueError, match="clusterer 'spice' learns from pixels"):
         Labeler(NAMES, clusterer="spice").fit(features=np.eye(5), opinions=np.ones((5, 3)))
+    with pytest.raises(ValueError, match="cluster_by can't be given with clusterer 'spice'"):
+        Labeler(NAMES, clusterer="spice", cluster_by="digits#layer3")
     with pytest.raises(ValueError, match="k can't be 'auto' with clusterer 'spice'"):
         Labeler(NAMES, k="auto", clusterer="spice").fit(pictures()[0], opinions=np.ones((120, 3)))

@@ -97,8 +97,7 @@ def _coloured(x: Tensor, u: Tensor, how: Views) -> Tensor:
     """bright (contrast (x - m) + m) for all, times a matrix of saturation, hue and grey where there is colour."""
     on = (u[:, 10] < how.jitter).float()[:, None, None, None]
     brightness, contrast, saturation = (
-        (1 + how.colour * _span(u[:, at], -1.0, 1.0))[:, None, None, None].lerp(torch.ones(()), 1 - on)
-        for at in (11, 12, 13)
+        1 + on * how.colour * _span(u[:, at], -1.0, 1.0)[:, None, None, None] for at in (11, 12, 13)
     )
     mean = x.mean((1, 2, 3), keepdim=True)
     x = brightness * (contrast * (x - mean) + mean)

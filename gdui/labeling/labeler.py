@@ -23,7 +23,7 @@ from gdui.labeling.neighbors import neighbors
 from gdui.labeling.outcome import Clock, Outcome, Progress, Table
 from gdui.labeling.pins import Pins
 from gdui.labeling.select import consistency_from_neighbors
-from gdui.labeling.spice import SPICE, Spice, clusters_from_pixels, learn_source
+from gdui.labeling.spice import SPICE, Spice, learn_source
 from gdui.labels import Facts, Labels
 
 __all__ = ["Labeler", "Progress"]
@@ -66,11 +66,14 @@ class Labeler:
     ) -> None:
         self.classes, self.descriptions = checks.class_names(classes), checks.descriptions(classes)
         self.config = Config.named(preset, k=k, seed=seed, **overrides)
+        if self.config.clusterer == "spice" and (cluster_by or self.config.encode.cluster_by):
+            raise ValueError("cluster_by can't be given with clusterer 'spice', which learns what to cluster by itself")
         self._intake: Intake
         self._set_encoders(encoder, cluster_by)
         self.criterion: dict[int, float] = {}
         self.shares: npt.NDArray[np.float64] | None = None
         self.spice: Spice | None = None
+        self._handed: Spice | None = None
         self._learned: Learned | None = None
         self._facts = Facts()
 
@@ -134,11 +137,15 @@ class Labeler:
             lost=(about.get("callable", ""), about.get("cluster_callable", "")),
         )
         if (Path(path) / SPICE).exists():
-            labeler.use(Spice.load(Path(path) / SPICE))
+            labeler._see_by(Spice.load(Path(path) / SPICE))
         return labeler
 
     def use(self, spice: Spice) -> None:
         """Clusters by what was learned from pixels earlier, so that a fit need not learn it again."""
+        self._handed = spice
+        self._see_by(spice)
+
+    def _see_by(self, spice: Spice) -> None:
         self.spice = spice
         self._intake = replace(self._intake, seer=LazyEncoder(spice.encoder(self.config.encode.batch)))
 
@@ -153,16 +160,12 @@ class Labeler:
 
     def _look(self, source: Any, given: Given) -> None:
         """With clusterer "spice", lets a network learn from the pictures before anything else does."""
-        if self.config.clusterer != "spice" or self.spice is not None:
+        if self.config.clusterer != "spice" or self._handed is not None:
             return
-        if source is None:
-            raise ValueError("clusterer 'spice' learns from pixels: hand in a source of images, not their features")
-        k = clusters_from_pixels(self.config, len(self.classes))
-        opened = open_source(source, ids=given.get("ids"))
-        place = {name: at for at, name in enumerate(self.classes)}
-        known = {id_: place[name] for id_, name in (given.get("pins") or {}).items() if name in place}
+        opened = None if source is None else open_source(source, ids=given.get("ids"))
         with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
-            self.use(learn_source(opened, k, self.config, folder, known=known, progress=given.get("progress")))
+            told = {"pins": given.get("pins"), "progress": given.get("progress")}
+            self._see_by(learn_source(opened, self.classes, self.config, folder, **told))
 
     def _fitted(self) -> Learned:
         if self._learned is None:

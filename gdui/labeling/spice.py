@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +39,6 @@ __all__ = [
     "Spice",
     "Stages",
     "cluster_of_class",
-    "clusters_from_pixels",
     "learn",
     "learn_source",
     "pictures_of",
@@ -180,27 +179,37 @@ def learn(
     return spice, Stages(fit, before, found, tuple(reliable))
 
 
-def clusters_from_pixels(config: Config, classes: int) -> int:
-    """How many clusters are learned: as many as classes, unless told."""
-    if config.k == "auto":
-        raise ValueError("k can't be 'auto' with clusterer 'spice', whose heads must know it: give a number, or None")
-    return classes if config.k is None else int(config.k)
-
-
 def learn_source(
-    source: Source,
-    k: int,
+    source: Source | None,
+    classes: Sequence[str],
     config: Config,
     folder: str | os.PathLike[str],
     *,
-    known: Mapping[str, int] | None = None,
+    pins: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Spice:
-    """`learn` from the pictures of a source, on a GPU where there is one; `known` are classes by id."""
+    """`learn` from the pictures of a source, on a GPU where there is one.
+
+    Args:
+        classes: as many clusters are learned as there are names, unless config.k says otherwise.
+        pins: labels that a person gave, id -> class name; other names are passed over.
+    """
+    if source is None:
+        raise ValueError("clusterer 'spice' learns from pixels: hand in a source of images, not their features")
+    if config.k == "auto":
+        raise ValueError("k can't be 'auto' with clusterer 'spice', whose heads must know it: give a number, or None")
     decoded = pictures_of(source, config.represent.size)
-    given = np.array([(known or {}).get(id_, -1) for id_ in decoded.ids], np.int64) if known else None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return learn(decoded.pixels, k, config, folder, given=given, device=device, progress=progress)[0]
+    position = {name: at for at, name in enumerate(classes)}
+    given = np.array([position.get((pins or {}).get(id_, ""), -1) for id_ in decoded.ids], np.int64)
+    return learn(
+        decoded.pixels,
+        len(classes) if config.k is None else int(config.k),
+        config,
+        folder,
+        given=given if (given >= 0).any() else None,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        progress=progress,
+    )[0]
 
 
 def cluster_of_class(cluster: npt.NDArray[np.integer], given: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.int64]:

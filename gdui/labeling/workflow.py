@@ -22,7 +22,7 @@ from gdui.images.shards import fingerprint, stamp_files
 from gdui.labeling.encoders import Encoder, load_encoder, seen_by
 from gdui.labeling.features import FeatureStore, Ledger, encode_source, load_features
 from gdui.labeling.labeler import Labeler, Progress
-from gdui.labeling.spice import SPICE, Spice, clusters_from_pixels, learn_source
+from gdui.labeling.spice import SPICE, Spice, learn_source
 from gdui.labels import Labels
 from gdui.labels.files import read_quarantine
 from gdui.labels.pins import read_pins, write_pins
@@ -277,12 +277,10 @@ class _Job:
         """With clusterer "spice", lets a network learn from the pictures, or takes what an earlier call has learned."""
         if self.config.clusterer != "spice":
             return
-        path, k = self.run.path / SPICE, clusters_from_pixels(self.config, len(classes))
-        if images is None and not path.exists():
-            raise ValueError("clusterer 'spice' learns from pixels: hand in a source of images, not their features")
-        if images is not None and not self.run.done("learn"):
+        path = self.run.path / SPICE
+        if not self.run.done("learn"):
             start, folder = time.perf_counter(), self.run.path / "spice"
-            learn_source(images, k, self.config, folder, progress=self.progress).save(path)
+            learn_source(images, list(classes), self.config, folder, progress=self.progress).save(path)
             self.ledger["learn"] = time.perf_counter() - start, 0
             self.run.finish("learn")
         self.spice = Spice.load(path)
