@@ -12,7 +12,7 @@ from gdui.evaluation.agreement import mapped_accuracy
 from gdui.images import open_source
 from gdui.labeling.cluster import assign
 from gdui.labeling.labeler import Labeler
-from gdui.labeling.spice import Spice, cluster_of_class, learn, pictures_of
+from gdui.labeling.spice import Spice, cluster_of_class, learn, learn_source, pictures_of
 from gdui.labeling.workflow import label_run, predict_run, relabel_run
 
 SMALL = {
@@ -107,6 +107,16 @@ def test_given_labels_teach(learned: tuple, tmp_path: Path) -> None:
     named = cluster_of_class(stages.before.cluster, given, 3)
     assert (stages.after.cluster[:24] == named[given[:24]]).mean() > 0.9
     assert stages.reliable[0] >= 24
+
+
+def test_labels_that_a_person_gave_are_told_by_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, object] = {}
+    monkeypatch.setattr("gdui.labeling.spice.learn", lambda *_, given, **__: (told.update(given=given), None))
+    source = open_source(pictures(4)[0], ids=list("abcd"))
+    learn_source(source, NAMES, config(), tmp_path, pins={"d": "seven", "b": "zero", "a": "", "z": "one"})
+    assert told["given"].tolist() == [-1, 0, -1, 2]
+    learn_source(source, NAMES, config(), tmp_path)
+    assert told["given"] is None
 
 
 def test_pictures_come_from_any_source(tmp_path: Path) -> None:

@@ -164,8 +164,8 @@ class Labeler:
             return
         opened = None if source is None else open_source(source, ids=given.get("ids"))
         with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
-            told = {"pins": given.get("pins"), "progress": given.get("progress")}
-            self._see_by(learn_source(opened, self.classes, self.config, folder, **told))
+            pins, tell = given.get("pins"), given.get("progress")
+            self._see_by(learn_source(opened, self.classes, self.config, folder, pins=pins, progress=tell))
 
     def _fitted(self) -> Learned:
         if self._learned is None:

@@ -116,7 +116,7 @@ def label_run(
         if _is_done(run, stamp):
             return _outcome(run, Labels.from_run(run.path))
         job = _Job(run, inputs, config, progress)
-        job.learn(images, classes)
+        job.learn(images, classes, pins)
         job.encode(images, stamp)
         return job.finish(job.fit(classes, pins), stamp)
 
@@ -153,7 +153,7 @@ def relabel_run(
             raise ValueError(f"{folder} has not encoded all of its images yet: run gdui label again first")
         before = Labels.from_parquet(run.labels) if run.labels.exists() else None
         job = _Job(run, inputs, config, progress)
-        job.learn(None, classes)
+        job.learn(None, classes, {})
         if opinions is None and job.seer is not None and not run.embeddings.exists():
             raise ValueError(
                 f"{folder} has clustered features only: give --opinions for the new classes, or label again"
@@ -273,14 +273,14 @@ class _Job:
         left_out = {"left_out": len(ignored), "examples": list(ignored[:EXAMPLES])}
         self.run.finish("encode", source=stamp["source"], quarantined=quarantined, **left_out)
 
-    def learn(self, images: Source | None, classes: Classes) -> None:
+    def learn(self, images: Source | None, classes: Classes, pins: Mapping[str, str]) -> None:
         """With clusterer "spice", lets a network learn from the pictures, or takes what an earlier call has learned."""
         if self.config.clusterer != "spice":
             return
         path = self.run.path / SPICE
         if not self.run.done("learn"):
             start, folder = time.perf_counter(), self.run.path / "spice"
-            learn_source(images, list(classes), self.config, folder, progress=self.progress).save(path)
+            learn_source(images, list(classes), self.config, folder, pins=pins, progress=self.progress).save(path)
             self.ledger["learn"] = time.perf_counter() - start, 0
             self.run.finish("learn")
         self.spice = Spice.load(path)
