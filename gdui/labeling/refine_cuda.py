@@ -24,10 +24,9 @@ def refine_on_gpu(
 ) -> tuple[Any, ...]:
     """Label, rule, branch, delta_top, delta_btm and r_btm, as the core gives them, as CuPy arrays."""
     cp = _cupy()
-    names = cp.asarray(class_of_cluster)
+    names = _whole(cp, "class_of_cluster", class_of_cluster, -1, 1 << 24)
     labels = _whole(cp, "cluster", cluster, 0, len(names))
     voted = _whole(cp, "opinion", opinion, 0, 1 << 24)
-    names = _whole(cp, "class_of_cluster", names, -1, 1 << 24)
     scores = _real(cp, "confidence", confidence)
     key = scores if rank_by is None else _real(cp, "rank_by", rank_by)
     checks.same_length(cluster=labels, confidence=scores, opinion=voted, rank_by=key)
