@@ -171,8 +171,8 @@ def main() -> None:
     options = parser.parse_args()
     set_threads(len(os.sched_getaffinity(0)))
     options.work.mkdir(parents=True, exist_ok=True)
-    done, start = {row.key for row in read_measured()}, time.monotonic()
     workshop = Workshop(options.work)
+    done, start = {row.key for row in read_measured()}, time.monotonic()
     for key in wanted(options.curves, options.sigmas):
         if key in done:
             continue
