@@ -94,7 +94,7 @@ def frechet(bench: Bench, rng: np.random.Generator, d: int) -> None:
         "two products": partial(two_products, a, b),
     }
     bench.compare(
-        f"d={d}, Frechet distance", ways, agree=agree, peers=list(ways)[1:3], limits=["two products"], repeats=3
+        f"d={d}, Frechet distance", ways, agree=agree, peers=list(ways)[1:3], limits=["two products"], repeats=2
     )
 
 
@@ -114,5 +114,5 @@ def near(bench: Bench, rng: np.random.Generator, n: int, d: int) -> None:
         "bf16 products": partial(products, generated, real, torch.bfloat16),
     }
     bench.compare(
-        f"N={n} d={d}, precision and recall", ways, agree=agree, peers=list(ways)[1:3], limits=list(ways)[3:], repeats=2
+        f"N={n} d={d}, precision and recall", ways, agree=agree, peers=list(ways)[1:3], limits=list(ways)[3:], repeats=1
     )

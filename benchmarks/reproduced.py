@@ -31,8 +31,9 @@ Written from `results/reproduction/digits.csv`, which `python benchmarks/reprodu
 row trains the same small network on the same 1,797 pictures of 8 x 8 pixels for {steps} steps, draws {samples:,}
 pictures with the same sampler, and is seen by the same network, the shipped encoder that knows printed digits only:
 these FIDs have another scale than Inception's. *Drawn as asked* is what a judge says, trained on true labels and used
-for nothing else (right for {judge:.1%} of digits it never saw). Clusters without names (k-means, PLG) are read by the
-best mapping, which needs the truth. Mean and standard deviation of {seeds}."""
+for nothing else (right for {judge:.1%} of digits it never saw). PLG are the clusters of preset `paper`, PLM names them,
+and LMR's repair makes the preset whole. Clusters without names (k-means, PLG) are read by the best mapping, which needs
+the truth. Mean and standard deviation of {seeds}."""
 
 
 def final(rows: list[Measured]) -> dict[str, list[Measured]]:
