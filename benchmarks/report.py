@@ -131,7 +131,7 @@ def section(component: str) -> str:
     """All tables of one component, a device after the other."""
     rows = read_rows(component)
     parts = [f"## {component.replace('_', ' ')}", purpose(component)]
-    if any(row.metric == "time" for row in rows):
+    if headlines([row for row in rows if row.metric == "time"]):
         parts.append(f"![{component.replace('_', ' ')}](../docs/figures/bench_{component}.svg)")
     for device, there in grouped(rows, lambda row: row.device).items():
         parts.append(f"On {device or 'an unnamed processor'}.")
