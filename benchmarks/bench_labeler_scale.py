@@ -1,5 +1,6 @@
 """A million ready features to labels in one command: ours beside what people would put together themselves."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.harness import Bench
+from benchmarks.harness import Bench, Role, peak_memory
 from gdui.labeling.labeler import Labeler
 from gdui.labels import Labels
 
@@ -38,8 +39,18 @@ def run(bench: Bench) -> None:
         }
         if n <= LABEL_SPREADING_MANAGES:
             ways["scikit-learn KMeans + LabelSpreading"] = partial(sklearn_names, heap)
-        peers = set(ways) - {"gdui"}
-        bench.compare(size(n), ways, agree=scored(bench, heap), peers=peers, repeats=1, work=n, unit="images/s")
+        score(bench, heap, {name: once(bench, size(n), name, way) for name, way in ways.items()})
+
+
+def once(bench: Bench, at: str, name: str, way: Callable[[], Any]) -> Any:
+    """What one run of minutes comes to, with its time and its peak memory as rows."""
+    role: Role = "ours" if name == "gdui" else "peer"
+    with peak_memory() as peak:
+        start = time.perf_counter()
+        result = way()
+        bench.record(at, name, "time", "s", [time.perf_counter() - start], role)
+    bench.record(at, name, "peak memory", "MB", [peak[0] / 1e6], role)
+    return result
 
 
 def size(n: int) -> str:
@@ -105,20 +116,14 @@ def majority(cluster: npt.NDArray[np.integer], heap: Heap) -> npt.NDArray[np.int
     return table.argmax(1)[cluster]
 
 
-def scored(bench: Bench, heap: Heap) -> Callable[[Mapping[str, Any]], None]:
+def score(bench: Bench, heap: Heap, results: Mapping[str, Any]) -> None:
     """Records how right each way is and what ours spent its time on; ours may not be worse than the opinion."""
-
-    def score(results: Mapping[str, Any]) -> None:
-        at, zero_shot = size(len(heap.labels)), float((heap.opinions.argmax(1) == heap.labels).mean())
-        bench.record(at, "zero-shot (the opinion alone)", "accuracy", "share", [zero_shot], "peer")
-        for way, result in results.items():
-            label = result.label_index if isinstance(result, Labels) else result
-            right = float((label == heap.labels).mean())
-            bench.record(at, way, "accuracy", "share", [right], "ours" if way == "gdui" else "peer")
-            assert way != "gdui" or right > zero_shot, (
-                f"{at}: {right:.3f} is no better than the opinion {zero_shot:.3f}"
-            )
-        for stage, (seconds, _) in results["gdui"].facts.ledger.items():
-            bench.record(at, f"gdui, {stage}", "stage time", "s", [seconds])
-
-    return score
+    at, zero_shot = size(len(heap.labels)), float((heap.opinions.argmax(1) == heap.labels).mean())
+    bench.record(at, "zero-shot (the opinion alone)", "accuracy", "share", [zero_shot], "peer")
+    for way, result in results.items():
+        label = result.label_index if isinstance(result, Labels) else result
+        right = float((label == heap.labels).mean())
+        bench.record(at, way, "accuracy", "share", [right], "ours" if way == "gdui" else "peer")
+        assert way != "gdui" or right > zero_shot, f"{at}: {right:.3f} is no better than the opinion {zero_shot:.3f}"
+    for stage, (seconds, _) in results["gdui"].facts.ledger.items():
+        bench.record(at, stage, "stage time", "s", [seconds])

@@ -29,7 +29,8 @@ the versions and the date.
 same task, measured in the same run. Other ways in *italics* do another task, to compare with. Peak MB is the most
 memory beyond what the process had before, its result included.
 """
-SIDE = {"time", "peak memory", "rate"}
+SIDE = {"time", "peak memory", "rate", "stage time"}
+VALUES = ("accuracy", "calibration error")  # metrics with tables of their own: sizes down, providers across
 
 
 def components() -> list[str]:
@@ -135,11 +136,14 @@ def section(component: str) -> str:
         parts.append(f"![{component.replace('_', ' ')}](../docs/figures/bench_{component}.svg)")
     for device, there in grouped(rows, lambda row: row.device).items():
         parts.append(f"On {device or 'an unnamed processor'}.")
-        for size, together in grouped([row for row in there if row.metric != "accuracy"], lambda row: row.size).items():
+        for size, together in grouped([row for row in there if row.metric not in VALUES], lambda row: row.size).items():
             if any(row.metric == "time" for row in together):
                 parts += [f"### {readable(size)}", time_table(together)]
-        if quality := [row for row in there if row.metric == "accuracy"]:
-            parts += ["### Accuracy", value_table(quality)]
+            if stages := [f"{row.provider} {seconds(row.p50)}" for row in together if row.metric == "stage time"]:
+                parts.append(f"Ours, stage by stage: {', '.join(stages)}.")
+        for metric in VALUES:
+            if found := [row for row in there if row.metric == metric]:
+                parts += [f"### {metric.capitalize()}", value_table(found)]
     return "\n\n".join(parts)
 
 

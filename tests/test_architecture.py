@@ -25,7 +25,8 @@ STAGES = (
 LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.checks", "gdui.toml"},
     {"gdui.spice_config"},
-    {"gdui.config", "gdui.runs", "gdui.drawing", "gdui.labeling.exact", "gdui.labeling.refine_cuda"},
+    {"gdui.config", "gdui.runs", "gdui.drawing", "gdui.labeling.exact", "gdui.labeling.refine_cuda"}
+    | {"gdui.labeling.ordered"},
     {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.images", "gdui.training"},
     {"gdui.labeling.augment"},
     {"gdui.labeling.looks"},

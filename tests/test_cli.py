@@ -153,7 +153,7 @@ def test_other_settings_are_refused_with_the_difference(
     assert (code, out) == (1, "")
     assert "was begun with other settings" in err
     assert "  seed: 0 -> 5\n" in err
-    assert "  encode.batch: 64 -> 7\n" in gdui(*command, "--set", "encode.batch=7")[2]
+    assert "  encode.batch: (none) -> 7\n" in gdui(*command, "--set", "encode.batch=7")[2]
     assert gdui(*command, "--set", "seed=5", "--mode", "overwrite")[0] == 0
 
 
@@ -469,7 +469,7 @@ from gdui.labeling import workflow
 
 folder, encoder, *command = sys.argv[1:]
 workflow.load_encoder = functools.cache(workflow.load_encoder)
-workflow.load_encoder(encoder, batch=64)
+workflow.load_encoder(encoder, batch=None)
 replace = Path.replace
 
 def forked(action):

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gdui import checks
-from gdui.images.decode import Transform, UnreadableError, pixels_of
+from gdui.images.decode import Transform, UnreadableError
+from gdui.images.nvjpeg import decoded
 from gdui.images.readers import Raw
 from gdui.images.shards import Shard
 
@@ -55,6 +56,9 @@ class _Decoded(NamedTuple):
     decode: float
 
 
+Decoder = Callable[[Raw], _Decoded]
+
+
 @dataclass
 class _End:
     error: BaseException | None = None
@@ -87,17 +91,18 @@ def batches(
     *,
     workers: int | None = None,
     clock: Clock | None = None,
+    device: str = "cpu",
 ) -> Iterator[Batch]:
     """Batches of `batch_size` decoded images, shard after shard; a shard's last batch may be smaller.
 
     Threads decode (Pillow lets go of the interpreter lock while it does), one more reads; both run ahead by a bounded
-    number of images. What comes out does not depend on their number.
+    number of images. Where `device` is a GPU, it decodes the JPEGs. What comes out does not depend on their number.
     """
     checks.in_range("batch_size", batch_size, 1, 65536)
     workers = checks.thread_count(workers)
     clock = clock or Clock()
-    building = _Building()
-    for item in _ahead(shards, transform, workers, ahead=2 * batch_size + 2 * workers):
+    building, decode = _Building(), partial(_decode, transform=transform, device=device)
+    for item in _ahead(shards, decode, workers, ahead=2 * batch_size + 2 * workers):
         clock.read += item.read
         if item.work is None:
             yield building.finish(item.shard, transform, last=True)
@@ -119,12 +124,12 @@ def _add(building: _Building, id_: str, decoded: _Decoded, clock: Clock) -> None
         building.pixels.append(decoded.result)
 
 
-def _ahead(shards: Iterable[Shard], transform: Transform, workers: int, ahead: int) -> Iterator[_Item]:
+def _ahead(shards: Iterable[Shard], decode: Decoder, workers: int, ahead: int) -> Iterator[_Item]:
     """Items in the source's order, at most `ahead` of them in flight."""
     waiting: queue.Queue[_Item | _End] = queue.Queue(ahead)
     stop = threading.Event()
     with ThreadPoolExecutor(workers, "gdui-decode") as pool:
-        read = partial(_read, shards, transform, pool, waiting, stop)
+        read = partial(_read, shards, decode, pool, waiting, stop)
         reader = threading.Thread(target=read, name="gdui-read", daemon=True)
         reader.start()
         try:
@@ -140,7 +145,7 @@ def _ahead(shards: Iterable[Shard], transform: Transform, workers: int, ahead: i
 
 def _read(
     shards: Iterable[Shard],
-    transform: Transform,
+    decode: Decoder,
     pool: ThreadPoolExecutor,
     waiting: "queue.Queue[_Item | _End]",
     stop: threading.Event,
@@ -150,7 +155,7 @@ def _read(
             start = time.perf_counter()
             for id_, raw in shard.read():
                 took = time.perf_counter() - start
-                if not _put(waiting, _Item(shard, id_, pool.submit(_decode, raw, transform), took), stop):
+                if not _put(waiting, _Item(shard, id_, pool.submit(decode, raw), took), stop):
                     return
                 start = time.perf_counter()
             _put(waiting, _Item(shard), stop)
@@ -170,14 +175,14 @@ def _put(waiting: "queue.Queue[_Item | _End]", item: _Item | _End, stop: threadi
     return False
 
 
-def _decode(raw: Raw, transform: Transform) -> _Decoded:
+def _decode(raw: Raw, transform: Transform, device: str) -> _Decoded:
     start = read = time.perf_counter()
     try:
         if isinstance(raw, UnreadableError):
             return _Decoded(raw, 0.0, 0.0)
         data = raw.read_bytes() if isinstance(raw, Path) else raw
         read = time.perf_counter()
-        result: Pixels | UnreadableError = pixels_of(data, transform)
+        result: Pixels | UnreadableError = decoded(data, transform, device)
     except (UnreadableError, OSError) as error:
         result = UnreadableError.because(error)
     return _Decoded(result, read - start, time.perf_counter() - read)

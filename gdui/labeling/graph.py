@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from gdui import checks
+from gdui.labeling.ordered import blocks, one_thread_each
 
 __all__ = ["adjacency", "cluster_votes", "diffuse", "modes", "modularity"]
 
@@ -48,15 +49,34 @@ def modes(graph: sparse.csr_array, count: int, *, rounds: int = 60, seed: int = 
     count = min(count, n)
     scale = _inverse(np.sqrt(graph.sum(axis=1)))
     walk = (graph * scale[:, None] * scale[None, :]).tocsr().astype(np.float32)
-    width = min(n, count + SPARE_MODES)
-    basis = np.random.default_rng(seed).standard_normal((n, width)).astype(np.float32)
-    for round_ in range(1, rounds + 1):
-        basis = 0.5 * (walk @ basis) + 0.5 * basis
-        if round_ % ORTHOGONALISE_EVERY == 0 or round_ == rounds:
-            basis = np.linalg.qr(basis)[0]
-    _, rotation = np.linalg.eigh(basis.T @ (walk @ basis))
-    slowest = basis @ rotation[:, ::-1][:, :count]
+    rows = blocks(n)
+    parts = [walk[block] for block in rows]
+    basis = np.random.default_rng(seed).standard_normal((n, min(n, count + SPARE_MODES))).astype(np.float32)
+    with one_thread_each() as each:
+
+        def moved(vectors: Matrix) -> Matrix:
+            return np.concatenate(each(lambda part: part @ vectors, parts))
+
+        def product(left: Matrix, right: Matrix) -> npt.NDArray[np.float64]:
+            return np.asarray(sum(each(lambda block: left[block].T.astype(np.float64) @ right[block], rows)))
+
+        def turned(vectors: Matrix, by: npt.NDArray[np.float64]) -> Matrix:
+            return np.concatenate(each(lambda block: vectors[block] @ by.astype(np.float32), rows))
+
+        for round_ in range(1, rounds + 1):
+            basis = 0.5 * moved(basis) + 0.5 * basis
+            if round_ % ORTHOGONALISE_EVERY == 0 or round_ == rounds:
+                basis = turned(basis, _whitening(product(basis, basis)))
+        _, rotation = np.linalg.eigh(product(basis, moved(basis)))
+        slowest = turned(basis, rotation[:, ::-1][:, :count])
     return np.asarray(slowest * _inverse(np.linalg.norm(slowest, axis=1))[:, None], np.float32)
+
+
+def _whitening(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What makes vectors with these inner products orthonormal; directions they don't span become 0."""
+    values, vectors = np.linalg.eigh(gram)
+    seen = values > 1e-12 * values.max(initial=0)
+    return np.asarray(vectors * np.where(seen, 1 / np.sqrt(np.where(seen, values, 1)), 0), np.float64)
 
 
 def diffuse(

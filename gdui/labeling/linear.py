@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+
+from gdui.labeling.ordered import blocks, one_thread_each
 
 __all__ = ["Linear", "fit_linear", "held_out", "joined", "log_spread"]
 
@@ -45,18 +48,25 @@ def _logs(opinion: Matrix) -> Matrix:
 def fit_linear(inputs: Matrix, label: npt.NDArray[np.integer], classes: int, *, decay: float, rounds: int) -> Linear:
     """Multinomial regression by L-BFGS, with decay / 2 times the squared weights as the penalty."""
     x, y = torch.from_numpy(inputs), torch.from_numpy(label.astype(np.int64))
-    weight = torch.zeros(inputs.shape[1], classes, requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
+    weight, bias = torch.zeros(inputs.shape[1], classes), torch.zeros(classes)
     descent = torch.optim.LBFGS([weight, bias], max_iter=rounds, history_size=HISTORY, line_search_fn="strong_wolfe")
 
-    def loss() -> torch.Tensor:
-        descent.zero_grad()
-        value = torch.nn.functional.cross_entropy(torch.addmm(bias, x, weight), y) + decay / 2 * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
+    def part(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss and gradients by weight and bias, summed over these rows."""
+        logs = torch.log_softmax(torch.addmm(bias, x[rows], weight), dim=1)
+        own = logs.gather(1, y[rows, None])
+        error = logs.exp().scatter_add_(1, y[rows, None], torch.full_like(own, -1))
+        return -own.double().sum(), (x[rows].T @ error).double(), error.double().sum(dim=0)
+
+    def loss() -> Tensor:
+        total, by_weight, by_bias = (sum(parts) / len(x) for parts in zip(*each(part, blocks(len(x))), strict=True))
+        weight.grad, bias.grad = (by_weight + decay * weight).float(), by_bias.float()
+        value: Tensor = total + decay / 2 * weight.double().square().sum()
         return value
 
-    descent.step(loss)  # type: ignore[no-untyped-call]
-    return Linear(weight.detach().numpy(), bias.detach().numpy())
+    with one_thread_each() as each:
+        descent.step(loss)  # type: ignore[no-untyped-call]
+    return Linear(weight.numpy(), bias.numpy())
 
 
 def held_out(

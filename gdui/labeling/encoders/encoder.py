@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,13 @@ from torch import nn
 
 from gdui import checks
 from gdui.images import Transform
+from gdui.labeling.ordered import one_thread_each
 
 __all__ = ["Encoder", "Forward", "Settings", "lowered", "weights_hash"]
 
 Floats = npt.NDArray[np.float32]
 Forward = Callable[[torch.Tensor], torch.Tensor]
+TEXTS = 64  # at once
 Tokenizer = Callable[[list[str]], torch.Tensor]
 
 
@@ -28,13 +31,18 @@ class Settings:
     batch: int
     compiled: bool
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether several batches are in work at once."""
+        return self.device.type == "cpu" and not self.compiled
+
     @classmethod
     def choose(cls, device: str, dtype: str, compiled: bool | None, batch: int | None) -> "Settings":
         """Settings with everything decided that was left open."""
         place = _device(device)
         on_cpu = place.type == "cpu"
         return cls(
-            place, _dtype(dtype, place), batch or (32 if on_cpu else 256), not on_cpu if compiled is None else compiled
+            place, _dtype(dtype, place), batch or (16 if on_cpu else 256), not on_cpu if compiled is None else compiled
         )
 
 
@@ -43,8 +51,9 @@ class Encoder:
     """Turns pixels, and texts where it has a text tower, into unit vectors.
 
     Images go through `forward` in batches of exactly `settings.batch` (the rest is padding), so a vector does not
-    depend on how many images it came with. `hash` is over the weights; with `transform` and `precision` it is what
-    features depend on.
+    depend on how many images it came with. On a CPU each batch has one thread, and several are at work side by side:
+    how a product is split among threads shows in its last bits. `hash` is over the weights; with `transform` and
+    `precision` it is what features depend on.
     """
 
     name: str
@@ -63,6 +72,16 @@ class Encoder:
         return self.settings.batch
 
     @property
+    def device(self) -> str:
+        """Where it computes."""
+        return str(self.settings.device)
+
+    @property
+    def at_once(self) -> int:
+        """How many images it is best handed at once."""
+        return self.batch * (2 * checks.thread_count() if self.settings.side_by_side else 1)
+
+    @property
     def precision(self) -> str:
         """The type it computes in."""
         return str(self.settings.dtype).removeprefix("torch.")
@@ -72,9 +91,9 @@ class Encoder:
         side = self.transform.size
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side, 3):
             raise ValueError(f"pixels must be uint8 [B, {side}, {side}, 3], not {pixels.dtype} {list(pixels.shape)}")
-        with torch.inference_mode():
-            parts = [self._encode(pixels[at : at + self.batch]) for at in range(0, len(pixels), self.batch)]
-            return torch.cat(parts).cpu().numpy() if parts else np.empty((0, self.dim), np.float32)
+        if not len(pixels):
+            return np.empty((0, self.dim), np.float32)
+        return self._each(self._encode, [pixels[at : at + self.batch] for at in range(0, len(pixels), self.batch)])
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Unit vectors [len(texts), dim]."""
@@ -82,9 +101,16 @@ class Encoder:
             raise TypeError(f"encoder {self.name!r} has no text tower: give scores of your own, or another encoder")
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        with torch.inference_mode():
-            tokens = self.tokens(list(texts)).to(self.settings.device)
-            return torch.cat([_unit(self.forward_text(part)) for part in torch.split(tokens, 256)]).cpu().numpy()
+        forward, tokens = self.forward_text, self.tokens(list(texts)).to(self.settings.device)
+        return self._each(lambda part: _unit(forward(part)), torch.split(tokens, TEXTS))
+
+    def _each(self, work: Callable[[Any], torch.Tensor], parts: Sequence[Any]) -> Floats:
+        """What each part comes to, one below the other; on a CPU with a thread for each."""
+        work = torch.inference_mode()(work)
+        if self.settings.side_by_side:
+            with one_thread_each() as each:
+                return torch.cat(each(work, parts)).numpy()
+        return torch.cat([work(part) for part in parts]).cpu().numpy()
 
     def _encode(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
         count = len(pixels)

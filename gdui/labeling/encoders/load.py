@@ -52,7 +52,7 @@ def load_encoder(
         device: "auto", "cpu" or "cuda".
         dtype: "auto" is bfloat16 where the device computes in it, else float32.
         compiled: by default on a GPU only; on a CPU bfloat16 alone is as fast, without the wait.
-        batch: the one batch size the network ever sees: 32 on a CPU, 256 on a GPU.
+        batch: the one batch size the network ever sees: 16 on a CPU, for each of its threads, and 256 on a GPU.
     """
     if callable(spec):
         return _callable_encoder(spec, transform or IMAGENET, Settings.choose(device, dtype, compiled, batch))

@@ -46,8 +46,8 @@ def encode_source(
     ledger = Ledger(shards_skipped=len(source.shards) - len(todo))
     taken: list[Batch] = []
     features: list[npt.NDArray[np.float32]] = []
-    step = -(-(batch_size or encoder.batch) // encoder.batch) * encoder.batch
-    for batch in batches(todo, encoder.transform, step, workers=workers, clock=ledger.clock):
+    step = -(-(batch_size or encoder.at_once) // encoder.batch) * encoder.batch
+    for batch in batches(todo, encoder.transform, step, workers=workers, clock=ledger.clock, device=encoder.device):
         before = time.perf_counter()
         features.append(encoder.encode_images(batch.pixels))
         ledger.encode += time.perf_counter() - before

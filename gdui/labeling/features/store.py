@@ -43,6 +43,14 @@ class ImageEncoder(Protocol):
         """How many images it takes at once."""
 
     @property
+    def at_once(self) -> int:
+        """How many images it is best handed at once."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes; a GPU decodes JPEGs, too."""
+
+    @property
     def precision(self) -> str:
         """The type it computes in."""
 
@@ -122,12 +130,13 @@ def _identity(encoder: ImageEncoder) -> dict[str, Any]:
         "transform": json.loads(json.dumps(asdict(encoder.transform))),
         "dim": encoder.dim,
         "precision": encoder.precision,
+        "decoder": "pillow" if encoder.device == "cpu" else "nvjpeg",
     }
 
 
 def _agree(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
     """The encoder may be known by another name, but must be the same."""
-    differing = [key for key in ("hash", "transform", "dim", "precision") if found.get(key) != wanted[key]]
+    differing = [key for key in ("hash", "transform", "dim", "precision", "decoder") if found.get(key) != wanted[key]]
     if differing:
         listed = "; ".join(f"{key} {found.get(key)} there, {wanted[key]} here" for key in differing)
         raise ValueError(
