@@ -104,7 +104,7 @@ def encoder_network(encoder: Encoder) -> Network:
         return Looks(encoder.encode_images(_brought_to(encoder, pixels)), None, None)
 
     about = f"{encoder.hash} {encoder.transform} {encoder.precision}"
-    return Network(encoder.name, hashlib.sha256(about.encode()).hexdigest(), encoder.batch, forward)
+    return Network(encoder.name, hashlib.sha256(about.encode()).hexdigest(), encoder.at_once, forward)
 
 
 def digits_network(*, device: str = "auto", batch: int = 64) -> Network:
