@@ -47,7 +47,6 @@ def turned() -> bytes:
     [
         b"",
         b"hello",
-        b"\xff\xd8",
         picture(format="PNG"),
         picture(mode="CMYK"),
         turned(),
