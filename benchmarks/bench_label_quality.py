@@ -130,7 +130,7 @@ def plot(curves: dict[str, list[Point]]) -> None:
         line = axes.plot(share, ours, marker="o", label=name)[0]
         axes.plot(share, opinion, linestyle="--", color=line.get_color(), alpha=0.6)
     axes.set(xlabel="share of the opinion's votes flipped", ylabel="accuracy (dashed: the opinion alone)", ylim=(0, 1))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e4e7eb")
     figure.savefig(FIGURE, metadata={"Date": None})
