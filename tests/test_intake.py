@@ -17,7 +17,6 @@ from gdui.demo import NAMES, images
 from gdui.images import open_source
 from gdui.labeling.encoders import load_encoder
 from gdui.labeling.features import FeatureStore, encode_source, load_features
-from gdui.labeling.intake import Given
 from gdui.labeling.labeler import Labeler
 from gdui.labeling.opinions import TEMPLATES, class_embeddings, zero_shot
 from gdui.labels import Facts, Labels
@@ -139,7 +138,6 @@ def test_inputs_that_nobody_knows_are_refused(digits: npt.NDArray[np.uint8], fol
         Labeler(NAMES, "digits").fit_predict(folder, ids=["a"])
     with pytest.raises(ValueError, match="ids must be 9 different names, not 1"):
         Labeler(NAMES, "digits").fit_predict(digits[:9], ids=["a"])
-    assert set(Given.__annotations__) == {"features", "embeddings", "opinions", "ids", "progress"}
 
 
 def test_names_may_be_of_any_language(digits: npt.NDArray[np.uint8], tmp_path: Path) -> None:
