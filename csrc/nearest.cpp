@@ -159,7 +159,7 @@ void nearest(const float *rows, std::int64_t n, const float *queries, std::int64
                 n_queries,
                 width,
                 k,
-                rows == queries,
+                rows == queries && n == n_queries,
                 leave_self_out,
                 product(width, most),
                 similarity,

@@ -125,6 +125,12 @@ def test_other_queries_find_rows() -> None:
     np.testing.assert_array_equal(similarity, np.take_along_axis(every, indices.astype(np.int64), axis=1))
 
 
+def test_the_first_rows_may_be_the_queries() -> None:
+    rows = unit_rows(heap("clusters", 500, 40, seed=3))
+    found = _core.nearest(rows, rows[:9], k=4, leave_self_out=False, threads=1)
+    assert_same(found, tuple(part[:9] for part in search(rows, 4)))
+
+
 def test_no_queries_find_nothing() -> None:
     rows = unit_rows(heap("noise", 10, 5, seed=0))
     indices, _ = _core.nearest(rows, rows[:0], k=3, leave_self_out=False, threads=2)
