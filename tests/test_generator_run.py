@@ -221,6 +221,31 @@ def test_other_settings_or_labels_are_refused_in_a_used_folder(tmp_path: Path) -
     assert quick(changed, source, tmp_path / "run", mode="overwrite", objective="unet").classifier is None
 
 
+def test_other_pictures_under_the_same_ids_are_refused_in_a_used_folder(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    ids, pixels = labels.ids.to_pylist()[::-1], np.full((20, 8, 8, 1), 99, np.uint8)
+    model = quick(labels, source, tmp_path / "run")
+    with pytest.raises(ValueError, match=r'begun with other settings(?s:.*)\n  source: "\w+" -> "\w+"$'):
+        quick(labels, open_source(pixels, ids=ids, layout="NHWC"), tmp_path / "run")
+    again = quick(labels, two_kinds()[1], tmp_path / "run")
+    assert again.digest() == model.digest()
+
+
+def test_a_picture_that_was_replaced_is_noticed(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for row in range(4):
+        Image.new("L", (8, 8), 60 * row).save(photos / f"{row}.png")
+    labels = make_labels([f"{row}.png" for row in range(4)], [0, 0, 1, 1])
+    quick(labels, photos, tmp_path / "run", objective="unet")
+    Image.new("L", (9, 9), 250).save(photos / "3.png")
+    with pytest.raises(ValueError, match=r"\n  source: "):
+        quick(labels, photos, tmp_path / "run", objective="unet")
+    anew = quick(labels, photos, tmp_path / "run", objective="unet", mode="overwrite")
+    assert anew.names == tuple(NAMES)
+    assert np.load(tmp_path / "run" / "pictures.npy")[3].min() == 250
+
+
 def test_pictures_are_decoded_in_colour_or_grey_in_the_labels_order(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -30,6 +30,7 @@ from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.spice import SpiceClassifier
 from gdui.diffusion.train import Trained, train_network
 from gdui.diffusion.unet import UNet
+from gdui.images import Source, open_source
 from gdui.labels import Labels
 from gdui.runs import Run
 from gdui.training.ranks import place
@@ -78,7 +79,8 @@ def train(
         latents: diffuse in another space: a pair of callables (encode, decode), or diffusers' AutoencoderKL. Settings
             "size" and "channels" are then the latents', "picture_size" the pictures'.
         settings: changes to the preset by dotted name, such as {"size": 48, "recipe.steps": 10_000}; see `Plan.named`.
-        mode: "overwrite" begins anew in a folder that was used before.
+        mode: "overwrite" begins anew in a folder that was used before; other labels, pictures or settings are refused
+            there otherwise.
         progress: called with (stage, done, total).
     """
     folder, where = Path(out), device_of(device)
@@ -90,9 +92,10 @@ def train(
     _check_average(average, plan.recipe)
     coder = _coder(latents, plan)
     facts = {"preset": preset, "conditional": conditional, "weigh": weigh, "latents": coder is not None, "seed": seed}
-    told = plan.settings() | {"labels": _digest(table)}
+    opened = open_source(source)
+    told = plan.settings() | {"labels": _digest(table), "source": opened.fingerprint}
     with _ranks(where), torch.random.fork_rng(), _held(folder, facts | told, mode) as run:
-        pixels = _Store(folder, run, plan, where, progress).pixels(table, source, coder)
+        pixels = _Store(folder, run, plan, where, progress).pixels(table, opened, coder)
         weights = confidence_weights(table) if weigh else None
         pictures = Pictures(pixels, table.label_index, tuple(table.classes), weights)
         return _Workshop(plan, folder, pictures, where, compile, progress, coder).make(objective, average)
@@ -287,7 +290,7 @@ class _Store:
     device: torch.device
     progress: Progress | None
 
-    def pixels(self, labels: Labels, source: Any, coder: Coder | None) -> npt.NDArray[Any]:
+    def pixels(self, labels: Labels, source: Source, coder: Coder | None) -> npt.NDArray[Any]:
         """Pixels [N, H, W, C], or latents where there is a coder."""
         size, channels = self.plan.network.image_size, self.plan.network.channels
         seen = {"size": self.plan.picture_size or size, "channels": channels if coder is None else 3}

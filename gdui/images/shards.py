@@ -48,6 +48,11 @@ class Source:
     shards: list[Shard]
     ignored: Sequence[str] = ()
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash that changes when its images do."""
+        return fingerprint([shard.fingerprint for shard in self.shards])
+
 
 def fingerprint(*parts: Any) -> str:
     """A short hash of plain values."""

@@ -225,7 +225,7 @@ class _Inputs:
         stamps = {} if self.opinions is None else {"opinions": stamp_files([self.opinions])}
         if self.ready:
             return stamps | {"source": stamp_files([_whole(self.source)])}
-        return stamps | {"source": fingerprint([shard.fingerprint for shard in images.shards] if images else [])}
+        return stamps | {"source": images.fingerprint if images else fingerprint([])}
 
 
 class _Job:
