@@ -94,6 +94,23 @@ def test_a_few_corrections_name_the_images_around_them(rng: np.random.Generator)
     assert (after.label_index[others] == before.label_index[others]).mean() > 0.98
 
 
+def test_what_a_person_said_counts_as_right() -> None:
+    label, votes, nearest = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), np.array([1, 2, 3, 2])
+    assert Pins().estimate(label, votes, nearest) == np.sqrt(0.75 * 0.75)
+    assert Pins(np.array([1]), np.array([0])).estimate(label, votes, nearest) == 1
+    wrong = Pins(np.array([0, 3]), np.array([0, 1])).estimate(label, votes, nearest)
+    np.testing.assert_allclose(wrong, 0.5 + 0.5 * np.sqrt(0.5 * 0.5))
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("name", ["", "dog"])
+def test_labels_that_are_all_corrected_are_all_right(rng: np.random.Generator, preset: str, name: str) -> None:
+    features, opinions = heap(rng, 60)
+    labeler = Labeler(NAMES, preset=preset, **{"cluster.epochs": 1})
+    labels = labeler.fit_predict(features=features, opinions=opinions, pins={str(row): name for row in range(60)})
+    assert labels.facts.accuracy == 1
+
+
 def test_pins_on_disk_come_back(tmp_path: Path) -> None:
     pins = {'a,"1"\n': "x, y", " b": "", "ü": "=1+1"}
     write_pins(tmp_path / "pins.csv", pins)

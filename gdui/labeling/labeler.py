@@ -32,6 +32,8 @@ Matrix = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.integer]
 
 ROWS_PER_CLASS = 100
+HOW_ESTIMATED = "the geometric mean of the agreement with the opinion and among nearest neighbours"
+HOW_PINNED = ", where no person said what is right"
 EVERYTHING = 2.0  # a floor no probability reaches
 CLUSTERS_PER_CLASS = {"paper": 1, "default": 3}
 
@@ -205,7 +207,7 @@ class Labeler:
                 settled = self._settle(votes, modes, near, similarity, pins)
                 votes, self.shares = consensus.balance(opinion, settled.shares).argmax(axis=1), settled.shares
             with clock.stage("linear"):
-                smooth, decided = self._smooth(learned, refined, settled.field, unit, own, votes, near[:, 0])
+                smooth, decided = self._smooth(learned, refined, settled.field, unit, own, votes, near[:, 0], pins)
             if 1 - _differ(decided.label, decided.label[near[:, 0]]) >= config.graph.least:
                 learned = smooth
             else:
@@ -221,8 +223,8 @@ class Labeler:
             configuration=config.to_dict(),
             clusters=naming.cluster_facts(named, judged, config.refine),
             learned_from=len(rows),
-            accuracy=_estimate(decided.label, votes, near[:, 0]),
-            accuracy_how="the geometric mean of the agreement with the opinion and among nearest neighbours",
+            accuracy=pins.estimate(decided.label, votes, near[:, 0]),
+            accuracy_how=HOW_ESTIMATED + HOW_PINNED * bool(len(pins.rows)),
             criterion=self.criterion,
             changed={
                 "match": _differ(opinion.argmax(axis=1), matched),
@@ -309,6 +311,7 @@ class Labeler:
         opinion: Matrix,
         votes: Indices,
         nearest: Indices,
+        pins: Pins,
     ) -> tuple[Learned, Decision]:
         """A linear model learns the field's labels; its odds for images it has not seen count beside the field's."""
         settings, classes = self.config.linear, len(self.classes)
@@ -324,7 +327,7 @@ class Labeler:
         )
         odds = np.log(field + 1e-3) + np.log(held_out + 1e-9)
         label = odds.argmax(axis=1)
-        accuracy = _estimate(label, votes, nearest)
+        accuracy = pins.estimate(label, votes, nearest)
         model = linear.fit_linear(inputs, label, classes, decay=settings.decay, rounds=settings.rounds)
         sharpness = calibrated(np.log(held_out + 1e-9), accuracy)
         decided = overruled(refined, label, confidences(odds, calibrated(odds, accuracy)))
@@ -385,15 +388,6 @@ def _consistency(near: Indices, groups: Indices, reach: int) -> Matrix:
     others = near[:, : max(reach - 1, 1)]
     share = consistency_from_neighbors(others, groups)
     return np.asarray((share * others.shape[1] + 1) / (others.shape[1] + 1), np.float32)
-
-
-def _estimate(label: Indices, votes: Indices, nearest: Indices) -> float:
-    """How many labels are right, as far as it shows without any.
-
-    The opinion has mistakes of its own, so agreement with it is too low an estimate; a neighbour shares our mistakes,
-    so agreement with it is too high a one. Their geometric mean stands between.
-    """
-    return float(np.sqrt((label == votes).mean() * (label == label[nearest]).mean()))
 
 
 def _differ(before: Indices, after: Indices) -> float:

@@ -77,3 +77,16 @@ class Pins:
         label, confidence, rule = decided.label.copy(), decided.confidence.copy(), decided.rule.copy()
         label[self.rows], confidence[self.rows], rule[self.rows] = self.classes, 1, RULE["pinned"]
         return Decision(label, confidence, rule)
+
+    def estimate(self, label: Indices, votes: Indices, nearest: Indices) -> float:
+        """How many labels are right, as far as it shows without any truth but the pins, which count as right.
+
+        The opinion has mistakes of its own, so agreement with it is too low an estimate; a neighbour shares our
+        mistakes, so agreement with it is too high a one. Their geometric mean stands between.
+        """
+        others = np.ones(len(label), np.bool_)
+        others[self.rows] = False
+        if not others.any():
+            return 1.0
+        share, voted, alike = others.mean(), (label == votes)[others], (label == label[nearest])[others]
+        return float((1 - share) + share * np.sqrt(voted.mean() * alike.mean()))
