@@ -375,6 +375,7 @@ def test_weights_that_cannot_be_had_get_one_line(
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(open_clip, "create_model", fail)
+    monkeypatch.setattr("gdui.labeling.encoders.load.hub_trouble", str)
     command = ("label", photos, "--classes", names, "--out", tmp_path / "run")
     code, _, err = gdui(*command)
     assert code == 1

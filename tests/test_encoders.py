@@ -1,7 +1,11 @@
 """Encoders: one fixed batch shape, so bytes never depend on the batch; loading never unpickles; errors are one line."""
 
 import json
+import os
 import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,16 +162,36 @@ def test_pickles_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sp
     assert not (tmp_path / "exploded").exists()
 
 
-def test_weights_that_are_not_to_be_had_get_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise RuntimeError("no route\nto the hub")
+def test_weights_that_are_not_to_be_had_get_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no such\nrepository")
 
-    monkeypatch.setattr(open_clip, "create_model", unreachable)
-    wanted = r"'ViT-B-32/openai' could not be loaded \(tried the local cache and the hub\): no route to the hub; "
-    with pytest.raises(OSError, match=wanted):
+    monkeypatch.setattr(open_clip, "create_model", refused)
+    monkeypatch.setattr("gdui.labeling.encoders.load.hub_trouble", lambda: "")
+    wanted = r"'ViT-B-32/openai' could not be loaded \(tried the local cache and the hub\): no such repository; "
+    with pytest.raises(OSError, match=wanted + ".* name them: 'ViT-B-32/path/weights.safetensors'$"):
         load_encoder("ViT-B-32/openai")
-    with pytest.raises(OSError, match="'hf-hub:a/b' could not be loaded"):
+    with pytest.raises(OSError, match=r"'hf-hub:a/b' could not be loaded .* name them: 'local-dir:path'$"):
         load_encoder("hf-hub:a/b")
+    monkeypatch.setattr("gdui.labeling.encoders.load.hub_trouble", lambda: pytest.fail("a folder needs no hub"))
+    with pytest.raises(OSError, match=r"\(tried the file 'local-dir:.*'\): no such repository$"):
+        load_encoder(f"local-dir:{tmp_path}")
+
+
+def test_without_a_network_one_line_says_so_at_once(tmp_path: Path) -> None:
+    """Nobody listens at the hub's address: other programs' lines and minutes of retries stay away."""
+    (tmp_path / "0.png").touch()
+    (tmp_path / "names.txt").write_text("a\nb")
+    command = [sys.executable, "-m", "gdui.cli", "label", str(tmp_path), "--classes", str(tmp_path / "names.txt")]
+    command += ["--out", str(tmp_path.with_suffix(".run")), "--encoder", "ViT-B-32/laion2b_s34b_b79k"]
+    apart = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | apart, timeout=45)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"gdui: error: encoder 'ViT-B-32/laion2b_s34b_b79k' could not be loaded .*: the hub can't be reached: .*; "
+        r"with the weights at hand, name them: 'ViT-B-32/path/weights.safetensors'\n",
+        done.stderr,
+    )
 
 
 @pytest.mark.parametrize(

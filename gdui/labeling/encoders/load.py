@@ -2,7 +2,9 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ DEMO = Path(__file__).resolve().parents[2] / "demo"
 # The embedding of `digits` keeps little but the name; among the parts of its tower this one lets the clusters of
 # unlabelled digits stand out most, by their modularity in the graph of neighbours. No label takes part in that.
 SEEN_BY = {"digits": "digits#layer3"}
+
+HUB_SECONDS = 5  # to answer in
 
 
 def seen_by(encoder: Any, cluster_by: Any = None) -> Any:
@@ -52,7 +56,7 @@ def load_encoder(
         device: "auto", "cpu" or "cuda".
         dtype: "auto" is bfloat16 where the device computes in it, else float32.
         compiled: by default on a GPU only; on a CPU bfloat16 alone is as fast, without the wait.
-        batch: the one batch size the network ever sees: 16 on a CPU, for each of its threads, and 256 on a GPU.
+        batch: the one batch size the network ever sees; by default 16 on a CPU, for each of its threads, 256 on a GPU.
     """
     if callable(spec):
         return _callable_encoder(spec, transform or IMAGENET, Settings.choose(device, dtype, compiled, batch))
@@ -127,17 +131,44 @@ def _clip_transform(config: Mapping[str, Any]) -> Transform:
 def _load_clip(spec: str) -> tuple[Any, Tokenizer]:
     whole = spec.startswith(("hf-hub:", "local-dir:"))
     name, weights = (spec, None) if whole else _name_and_weights(spec)
+    local = name.startswith("local-dir:") or (weights is not None and Path(weights).is_file())
+    unreachable = "" if local else hub_trouble()
     try:
-        model = open_clip.create_model(name, pretrained=weights, require_pretrained=True, weights_only=True)
-        return model, _tokenizer(name)
+        with _quiet(offline=bool(unreachable)):
+            model = open_clip.create_model(name, pretrained=weights, require_pretrained=True, weights_only=True)
+            return model, _tokenizer(name)
     except Exception as error:  # hubs, files and unpicklers raise almost anything
-        local = weights is not None and Path(weights).is_file()
-        tried = f"the file {weights!r}" if local else "the local cache and the hub"
-        advice = (
-            "" if local or whole else f"; with the weights at hand, name the file: '{name}/path/weights.safetensors'"
-        )
-        reason = " ".join(str(error).split())[:300]
+        tried = f"the file {(weights or name)!r}" if local else "the local cache and the hub"
+        reason = f"the hub can't be reached: {unreachable}" if unreachable else " ".join(str(error).split())[:300]
+        file = "'local-dir:path'" if whole else f"'{name}/path/weights.safetensors'"
+        advice = "" if local else f"; with the weights at hand, name them: {file}"
         raise OSError(f"encoder {spec!r} could not be loaded (tried {tried}): {reason}{advice}") from None
+
+
+def hub_trouble() -> str:
+    """Why the hub can't be reached, "" where it can: one request tells in seconds, a download tries for a minute."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except Exception as error:  # of one of several clients, by the hub's version
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    return ""
+
+
+@contextmanager
+def _quiet(*, offline: bool) -> Iterator[None]:
+    """Nobody logs: what fails gets one line of ours. `offline` takes from the hub only what is in its cache."""
+    from huggingface_hub import constants
+
+    before, silent = constants.HF_HUB_OFFLINE, logging.root.manager.disable
+    constants.HF_HUB_OFFLINE = before or offline
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        logging.disable(silent)
 
 
 class _InnerLayer(nn.Module):
