@@ -75,7 +75,7 @@ def test_a_stopped_call_draws_only_what_is_missing(
 
 def test_another_way_of_drawing_is_refused(model: Generator, tmp_path: Path) -> None:
     draw_into(tmp_path, model, "cat", 1, **HOW)
-    for change in ({"seed": 4}, {"steps": 3}, {"guidance": 2.0}):
+    for change in ({"seed": 4}, {"steps": 3}, {"batch": 5}, {"guidance": 2.0}):
         with pytest.raises(ValueError, match=f"drawn otherwise \\({next(iter(change))}"):
             draw_into(tmp_path, model, "cat", 1, **HOW | change)
     assert draw_into(tmp_path, model, "owl", 1, **HOW | {"guidance": 2.0}) == 1

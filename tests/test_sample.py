@@ -42,7 +42,7 @@ def with_classifier(unconditional: bool = False) -> Generator:
 
 
 @pytest.mark.parametrize("method", ["dpm", "heun", "ddim", "ancestral"])
-def test_batch_and_order_change_no_image(method: Method) -> None:
+def test_number_and_order_change_no_image(method: Method) -> None:
     model = generator()
     options: dict[str, Any] = {"steps": 5, "method": method, "batch": 4}
     whole = model.sample(["cat", "owl"], n=3, seed=7, **options)
@@ -53,6 +53,18 @@ def test_batch_and_order_change_no_image(method: Method) -> None:
     )
     np.testing.assert_array_equal(model.sample("owl", n=1, steps=5, method=method, batch=4, seed=7), whole[3:4])
     assert (model.sample("cat", n=3, steps=5, method=method, batch=4, seed=8) != whole[:3]).any()
+
+
+@pytest.mark.parametrize(("method", "precision"), [("dpm", "float32"), ("ancestral", "float32"), ("dpm", "bfloat16")])
+def test_another_batch_only_rounds_otherwise(method: Method, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GDUI_PRECISION", precision)
+    monkeypatch.setattr("gdui.training.precision.has_bfloat16", lambda _: True)
+    model, how = with_classifier(), {"steps": 5, "method": method, "seed": 7, "guidance": 2.0}
+    whole = model.sample(["cat", "owl"], n=2, batch=64, **how).astype(int)
+    for batch in (1, 3, 4):
+        apart = np.abs(model.sample(["cat", "owl"], n=2, batch=batch, **how) - whole)
+        assert apart.max() <= 1
+        assert (apart > 0).mean() < 0.02
 
 
 def test_images_of_one_class_differ() -> None:

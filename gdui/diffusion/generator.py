@@ -44,6 +44,7 @@ class Drawing:
     grad_at: where the classifier's gradient is taken: "x", or for method "ancestral" "mean".
     weaker: the generator whose prediction "auto" moves away from.
     seed: everything random follows from it.
+    batch: how many are drawn at once: what memory they take. Another one may round a value to a neighbouring level.
     """
 
     guidance: float | Sequence[float] | None = None
@@ -100,7 +101,8 @@ class Generator:
     def sample(self, classes: Classes = None, n: int | Sequence[int] = 1, **how: Any) -> Images:
         """`n` images of each class [images, height, width, channels], a class's images side by side.
 
-        An image depends on the seed, its class and its number in the class: not on `n`, the batch or the other classes.
+        An image depends on the seed, its class and its number in the class: not on `n` or the other classes. In batches
+        of another size its noise is the same, but sums are rounded otherwise: a value may move by a level of 255.
 
         Args:
             classes: one name, several, or None for images of no named class.
@@ -131,7 +133,7 @@ class Generator:
         """Some of the images asked for, a batch at a time."""
         sampler = self._sampler(asked, drawing)
         seeds = image_seeds(drawing.seed, asked.classes)
-        # One fixed shape: every image is computed by the same kernels whatever the batch it fell into.
+        # One fixed shape: every image is computed by the same kernels whatever its neighbours are, and how many.
         for start in range(0, len(rows), drawing.batch):
             kept = rows[start : start + drawing.batch]
             padded = np.resize(kept, drawing.batch)
