@@ -215,6 +215,33 @@ def test_predict_labels_new_images(gdui: Cli, photos: Path, names: Path, encoder
     assert Labels.from_parquet(tmp_path / "elsewhere" / "labels.parquet").table.equals(labels.table)
 
 
+def test_predict_follows_what_the_run_has_learned_since(
+    gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path
+) -> None:
+    run, new = tmp_path / "run", tmp_path / "new"
+    label = ("label", photos, "--classes", names, "--out", run, "--encoder", encoder)
+    assert gdui(*label)[0] == 0
+    assert gdui("predict", run, photos, "--out", new)[0] == 0
+    before, shards = Labels.from_run(new).table, times(new / "features")
+    (tmp_path / "said.csv").write_text("id,label\n" + "".join(f"{at:02d}.png,blue\n" for at in range(COUNT)))
+    assert gdui("relabel", run, "--corrections", tmp_path / "said.csv")[0] == 0
+    assert gdui("predict", run, photos, "--out", new)[0] == 0
+    assert gdui("predict", run, photos, "--out", tmp_path / "fresh")[0] == 0
+    table = Labels.from_run(new).table
+    assert table.equals(Labels.from_run(tmp_path / "fresh").table)
+    assert not table.equals(before)
+    shard = next(name for name in shards if name.endswith(".npy"))
+    assert times(new / "features")[shard] == shards[shard], "no picture is seen again"
+    assert "nothing was left to do" in gdui("predict", run, photos, "--out", new)[1]
+    names.write_text("crimson\nazure\n")
+    assert gdui("relabel", run, "--classes", names)[0] == 0
+    assert gdui("predict", run, photos, "--out", new)[0] == 0
+    assert Labels.from_run(new).classes == ["crimson", "azure"]
+    assert gdui(*label, "--encoder", "digits", "--mode", "overwrite")[0] == 0
+    assert gdui("predict", run, photos, "--out", new)[0] == 0
+    assert Labels.from_run(new).facts.encoder == "digits"
+
+
 def test_ready_features_and_opinions_need_no_encoder(
     gdui: Cli, names: Path, tmp_path: Path, rng: np.random.Generator
 ) -> None:
@@ -381,6 +408,16 @@ def test_weights_that_cannot_be_had_get_one_line(
     assert code == 1
     assert err.startswith("gdui: error: encoder 'ViT-B-32/laion2b_s34b_b79k' could not be loaded")
     assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_that_fails_takes_no_earlier_run_away(
+    gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path
+) -> None:
+    command = ("label", photos, "--classes", names, "--out", tmp_path / "run")
+    assert gdui(*command, "--encoder", encoder)[0] == 0
+    assert gdui(*command, "--encoder", "nothing", "--mode", "overwrite")[0] == 1
+    assert "nothing was left to do" in gdui(*command, "--encoder", encoder)[1]
 
 
 def test_a_mistake_does_not_bind_the_run_folder(

@@ -29,6 +29,14 @@ def heap(rng: np.random.Generator, n: int = 240) -> tuple[npt.NDArray[np.float32
     return features.astype(np.float32), np.eye(4)[said] * 0.6 + rng.random((n, 4)) * 0.3
 
 
+def save_heap(rng: np.random.Generator, n: int = 240) -> None:
+    """The heap as files in the working folder."""
+    features, opinions = heap(rng, n)
+    np.save("features.npy", features)
+    np.save("scores.npy", opinions)
+    Path("names.txt").write_text("\n".join(NAMES))
+
+
 def test_pins_know_rows_and_refuse_what_is_unknown() -> None:
     pins = Pins.of({"d": "bee", "a": ""}, IDS, NAMES)
     assert pins.rows.tolist() == [0, 3]
@@ -121,10 +129,7 @@ def test_a_run_keeps_what_a_person_said(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    features, opinions = heap(rng)
-    np.save("features.npy", features)
-    np.save("scores.npy", opinions)
-    Path("names.txt").write_text("\n".join(NAMES))
+    save_heap(rng)
     label = ["label", "features.npy", "--features", "--opinions", "scores.npy", "--classes", "names.txt"]
     label += ["--out", "run", "--json"]
     assert main(label) == 0
@@ -147,14 +152,28 @@ def test_a_run_keeps_what_a_person_said(
     assert not Path("run/corrections.csv").exists()
 
 
+def test_predictions_follow_corrections(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_heap(rng)
+    ready = ["features.npy", "--features", "--opinions", "scores.npy"]
+    assert main(["label", *ready, "--classes", "names.txt", "--out", "run"]) == 0
+    write_pins("said.csv", {str(row): "dog" for row in range(3, 43, 4)})
+    dogs = []
+    for step in (["predict", "run", *ready, "--out", "new"], ["relabel", "run", "--corrections", "said.csv"]) * 2:
+        assert main(step) == 0
+        if step[0] == "predict":
+            dogs.append((Labels.from_run("new").label_index[3::4] == 3).mean())
+    assert dogs[0] < 0.1
+    assert dogs[1] > 0.9
+
+
 def test_mistakes_are_answered_in_a_line(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    features, opinions = heap(rng, 60)
-    np.save("features.npy", features)
-    np.save("scores.npy", opinions)
-    Path("names.txt").write_text("\n".join(NAMES))
+    save_heap(rng, 60)
     label = ["label", "features.npy", "--features", "--opinions", "scores.npy", "--classes", "names.txt"]
     assert main([*label, "--out", "run"]) == 0
     before = Path("run/labels.parquet").read_bytes()

@@ -178,6 +178,44 @@ def test_a_run_folder_learns_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_a_source_that_has_grown_is_learned_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = SMALL | {"represent.epochs": 1, "joint.epochs": 1, "clusterer": "spice"}
+    scores, taught = tmp_path / "scores.npy", []
+
+    def learning(*arguments: object, **named: object) -> Spice:
+        taught.append(named["pins"])
+        return learn_source(*arguments, **named)
+
+    def save(count: int) -> None:
+        pixels, truth = pictures(count)
+        np.save(tmp_path / "pictures.npy", pixels)
+        np.save(scores, opinions(truth))
+
+    def label() -> np.ndarray:
+        config = Config.named("default", **few)
+        done = label_run(str(tmp_path / "pictures.npy"), NAMES, tmp_path / "run", config, opinions=str(scores))
+        return done.labels.table["cluster"].to_numpy()
+
+    def predict(to: str) -> np.ndarray:
+        done = predict_run(tmp_path / "run", str(tmp_path / "pictures.npy"), tmp_path / to, opinions=str(scores))
+        return done.labels.table["cluster"].to_numpy()
+
+    monkeypatch.setattr("gdui.labeling.workflow.learn_source", learning)
+    save(60)
+    label()
+    predict("new")
+    (tmp_path / "said.csv").write_text("id,label\n3,seven\n")
+    relabel_run(tmp_path / "run", corrections=tmp_path / "said.csv")
+    assert taught == [{}]
+    save(90)
+    grown = label()
+    assert taught == [{}, {"3": "seven"}], "what a person said so far teaches, too"
+    assert len(grown) == 90
+    np.testing.assert_array_equal(predict("new"), grown)
+    label()
+    assert len(taught) == 2
+
+
 def test_features_alone_teach_nothing() -> None:
     with pytest.raises(ValueError, match="clusterer 'spice' learns from pixels"):
         Labeler(NAMES, clusterer="spice").fit(features=np.eye(5), opinions=np.ones((5, 3)))

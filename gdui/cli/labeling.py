@@ -10,7 +10,7 @@ from gdui.cli.progress import Progress
 
 if TYPE_CHECKING:
     from gdui.config import Config
-    from gdui.labeling.workflow import Outcome
+    from gdui.labeling.summary import Outcome
 
 __all__ = ["add_commands"]
 

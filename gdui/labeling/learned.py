@@ -1,5 +1,6 @@
 """What a labeler has learned, small beside its images: it labels any others in one pass, and goes to disk whole."""
 
+import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,12 +17,13 @@ from gdui.labeling.linear import Linear, joined
 from gdui.labels import RULES
 from gdui.runs import atomic_path
 
-__all__ = ["Decision", "Learned", "calibrated", "confidences"]
+__all__ = ["Decision", "Learned", "calibrated", "confidences", "digest"]
 
 Matrix = npt.NDArray[np.float32]
 KINDS: dict[str, type[Centroids] | type[Heads]] = {"centroids": Centroids, "heads": Heads}
 RULE = {name: at for at, name in enumerate(RULES)}
 SCHEMA = 1
+TENSORS, ABOUT = "learned.safetensors", "labeler.json"
 
 
 class Decision(NamedTuple):
@@ -97,9 +99,9 @@ class Learned:
         arrays |= {f"clusters.{name}": value for name, value in _arrays(self.clusters).items()}
         arrays |= {f"linear.{name}": value for name, value in _arrays(self.linear).items()}
         numbers = {"kind": kind, "spread": self.spread, "sharpness": self.sharpness}
-        with atomic_path(folder / "learned.safetensors") as path:
+        with atomic_path(folder / TENSORS) as path:
             save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, path)
-        with atomic_path(folder / "labeler.json") as path:
+        with atomic_path(folder / ABOUT) as path:
             path.write_text(
                 json.dumps({"schema": SCHEMA, **about, "learned": numbers}, indent=1, sort_keys=True) + "\n"
             )
@@ -108,12 +110,12 @@ class Learned:
     def load(cls, folder: Path) -> tuple[Self, dict[str, Any]]:
         """What `save` wrote, and its `about`."""
         try:
-            about = json.loads((folder / "labeler.json").read_text())
+            about = json.loads((folder / ABOUT).read_text())
             if about["schema"] > SCHEMA:
                 raise ValueError(
                     f"{folder} was written by a newer gdui (schema {about['schema']}; this one knows {SCHEMA})"
                 )
-            arrays, numbers = load_file(folder / "learned.safetensors"), about.pop("learned")
+            arrays, numbers = load_file(folder / TENSORS), about.pop("learned")
             clusters = KINDS[numbers["kind"]](**_part(arrays, "clusters."))
             linear = Linear(**_part(arrays, "linear.")) if "linear.weight" in arrays else None
             plain = {name: arrays[name] for name in ("center", "names", "floor", "surety")}
@@ -124,6 +126,11 @@ class Learned:
         return cls(
             **plain, clusters=clusters, linear=linear, spread=numbers["spread"], sharpness=numbers["sharpness"]
         ), about
+
+
+def digest(folder: Path) -> str:
+    """Tells what `save` wrote from anything else that a labeler learned."""
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in (ABOUT, TENSORS))).hexdigest()
 
 
 def overruled(before: Decision, label: npt.NDArray[np.integer], confidence: Matrix) -> Decision:

@@ -2,32 +2,32 @@
 
 import dataclasses
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gdui import checks
 from gdui.config import Config
-from gdui.images import Source, open_source
-from gdui.images.shards import fingerprint, stamp_files
+from gdui.images import Source
+from gdui.images.shards import fingerprint
 from gdui.labeling.encoders import Encoder, load_encoder, seen_by
 from gdui.labeling.features import FeatureStore, Ledger, encode_source, load_features
+from gdui.labeling.handed import Inputs, address, read_scores
 from gdui.labeling.labeler import Labeler, Progress
+from gdui.labeling.learned import Learned, digest
 from gdui.labeling.spice import SPICE, Spice, learn_source
-from gdui.labels import Labels
+from gdui.labeling.summary import Outcome
+from gdui.labels import Facts, Labels
 from gdui.labels.files import read_quarantine
 from gdui.labels.pins import read_pins, write_pins
-from gdui.labels.words import Diff
-from gdui.runs import Run, atomic_path, read_manifest
+from gdui.runs import MANIFEST, Run, atomic_path, read_manifest
 
 __all__ = ["Outcome", "label_run", "predict_run", "relabel_run"]
 
@@ -38,51 +38,6 @@ EXAMPLES = 3
 NO_CONFIG = ("classes", "descriptions", "inputs")  # what a run's config.toml says beside the settings
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left in `folder`; `diff` says how the labels differ from those that were there before.
-
-    left_out, examples: how many files of the source are no images by their suffix, and the first of them.
-
-    The ledger of `labels.facts` has what this call did, and nothing of what an earlier one had done. Reading and
-    decoding go on in several threads at once: their seconds are the threads' mean.
-    """
-
-    folder: Path
-    labels: Labels
-    left_out: int = 0
-    examples: Sequence[str] = ()
-    diff: Diff | None = None
-
-    @property
-    def bottleneck(self) -> str:
-        """The stage that took longest."""
-        ledger = self.labels.facts.ledger
-        return max(ledger, key=lambda stage: ledger[stage][0]) if ledger else ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for other programs."""
-        facts, index = self.labels.facts, self.labels.label_index
-        counts = np.bincount(index + 1, minlength=len(self.labels.classes) + 1).tolist()
-        return {
-            "labels": str(self.folder / "labels.parquet"),
-            "images": len(self.labels),
-            "quarantined": self.labels.quarantine.num_rows,
-            "left_out": self.left_out,
-            "left_out_examples": list(self.examples),
-            "abstained": counts[0],
-            "classes_without_cluster": self.labels.nameless,
-            "classes": dict(zip(self.labels.classes, counts[1:], strict=True)),
-            "estimated_accuracy": facts.accuracy,
-            "clusters": len(facts.clusters),
-            "criterion": dict(facts.criterion),
-            "changed": dict(facts.changed),
-            "relabelled": None if self.diff is None else self.diff.changed.num_rows,
-            "ledger": {stage: {"seconds": took, "images": n} for stage, (took, n) in facts.ledger.items()},
-            "bottleneck": self.bottleneck,
-        }
 
 
 def label_run(
@@ -107,16 +62,18 @@ def label_run(
     checks.class_names(classes)
     if config.encode.encoder is None and not ready:
         config = config.override({"encode.encoder": ENCODER})
-    inputs = _Inputs.of(source, ready, opinions)
+    inputs = Inputs.of(source, ready, opinions)
     images = inputs.open(Path(out))
     stamp = inputs.stamp(images)
+    begins = mode == "overwrite" or not (Path(out) / MANIFEST).exists()
+    loaded = _encoders(config, inputs) if begins else {}
     with Run(out, _settings(config, classes, inputs), mode=mode) as run, _logged(run):
         pins = _kept_pins(run.corrections)
         stamp |= _pin_stamp(pins)
         if _is_done(run, stamp):
             return _outcome(run, Labels.from_run(run.path))
-        job = _Job(run, inputs, config, progress)
-        job.learn(images, classes, pins)
+        job = _Job(run, inputs, config, progress, loaded)
+        job.learn(images, classes, pins, stamp["source"])
         job.encode(images, stamp)
         return job.finish(job.fit(classes, pins), stamp)
 
@@ -138,7 +95,7 @@ def relabel_run(
     """
     settings = read_manifest(folder)["settings"]
     _refuse_others(folder, settings)
-    config, inputs = _config_of(settings), _Inputs(**settings["inputs"])
+    config, inputs = _config_of(settings), Inputs(**settings["inputs"])
     if classes is None and opinions is None:
         opinions = inputs.opinions
     if opinions is None and inputs.opinions and config.encode.encoder is None:
@@ -147,13 +104,13 @@ def relabel_run(
         texts = settings.get("descriptions", {})
         classes = {name: texts.get(name, []) for name in settings["classes"]}
     names = checks.class_names(classes)
-    inputs = dataclasses.replace(inputs, opinions=_address(opinions))
+    inputs = dataclasses.replace(inputs, opinions=address(opinions))
     with Run(folder, settings) as run, _logged(run):
         if not run.done("encode"):
             raise ValueError(f"{folder} has not encoded all of its images yet: run gdui label again first")
         before = Labels.from_parquet(run.labels) if run.labels.exists() else None
         job = _Job(run, inputs, config, progress)
-        job.learn(None, classes, {})
+        job.learn(None, classes, {}, run.stages["encode"]["source"])
         if opinions is None and job.seer is not None and not run.embeddings.exists():
             raise ValueError(
                 f"{folder} has clustered features only: give --opinions for the new classes, or label again"
@@ -183,56 +140,38 @@ def predict_run(
     if "label" not in manifest["stages"]:
         raise ValueError(f"{folder} is not finished: run gdui label again first")
     _refuse_others(folder, manifest["settings"])
-    inputs = _Inputs.of(source, ready, opinions)
-    learned = {"run": str(Path(folder).resolve()), "configuration": manifest["configuration"]}
+    inputs = Inputs.of(source, ready, opinions)
+    labeler = Path(folder) / LABELER
+    facts = Facts.from_json(Learned.load(labeler)[1]["facts"])
+    learned = {"run": str(Path(folder).resolve()), "encoders": [facts.encoder_hash, facts.named_hash]}
     target = Path(folder) / "predicted" / Path(source).name if out is None else Path(out)
     images = inputs.open(target)
-    stamp = inputs.stamp(images)
-    with Run(target, {"learned": learned, "inputs": inputs.to_dict()}) as run, _logged(run):
+    stamp = inputs.stamp(images) | {"learned": digest(labeler)}
+    settings = {"learned": learned, "inputs": inputs.to_dict()}
+    with Run(target, settings, mode=_mode(target, settings)) as run, _logged(run):
         if _is_done(run, stamp):
             return _outcome(run, Labels.from_run(run.path))
         job = _Job(run, inputs, _config_of(manifest["settings"]), progress)
         if (seen := Path(folder) / SPICE).exists():
             job.spice = Spice.load(seen)
-        labeler = Labeler.load(Path(folder) / LABELER, job.encoder)
+        able = Labeler.load(labeler, job.encoder)
         job.encode(images, stamp)
-        return job.finish(labeler.predict(**job.arrays(), progress=progress), stamp)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What is to be labelled: images, or with `ready` their features; and the file of scores, if there is one."""
-
-    source: str
-    ready: bool
-    opinions: str | None = None
-
-    @classmethod
-    def of(cls, source: str, ready: bool, opinions: str | None) -> "_Inputs":
-        return cls(str(_address(source)), ready, _address(opinions))
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    def open(self, out: Path) -> Source | None:
-        """The images, unless their features are ready; a run that wrote among them would take its files for images."""
-        if not self.ready and out.resolve().is_relative_to(self.source):
-            raise ValueError(f"the run's folder {out} lies within the source {self.source}: choose another one")
-        return None if self.ready else open_source(self.source)
-
-    def stamp(self, images: Source | None) -> dict[str, str]:
-        """For each input a text that changes when it does."""
-        stamps = {} if self.opinions is None else {"opinions": stamp_files([self.opinions])}
-        if self.ready:
-            return stamps | {"source": stamp_files([_whole(self.source)])}
-        return stamps | {"source": images.fingerprint if images else fingerprint([])}
+        return job.finish(able.predict(**job.arrays(), progress=progress), stamp)
 
 
 class _Job:
     """One piece of work on a run folder."""
 
-    def __init__(self, run: Run, inputs: _Inputs, config: Config, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        inputs: Inputs,
+        config: Config,
+        progress: Progress | None,
+        loaded: Mapping[str, Encoder] | None = None,
+    ) -> None:
         self.run, self.inputs, self.config, self.progress = run, inputs, config, progress
+        self.loaded = loaded or {}
         self.labeler: Labeler | None = None
         self.spice: Spice | None = None
         self.ledger: dict[str, tuple[float, int]] = {}
@@ -257,7 +196,9 @@ class _Job:
         return None if self.inputs.ready else self._load(seen_by(settings.encoder, settings.cluster_by))
 
     def _load(self, name: str | None) -> Encoder | None:
-        return None if name is None else load_encoder(name, batch=self.config.encode.batch)
+        if name is None or name in self.loaded:
+            return None if name is None else self.loaded[name]
+        return load_encoder(name, batch=self.config.encode.batch)
 
     def encode(self, images: Source | None, stamp: dict[str, str]) -> None:
         """Features of the images that have none yet, and a list of those that can't be read."""
@@ -273,17 +214,25 @@ class _Job:
         left_out = {"left_out": len(ignored), "examples": list(ignored[:EXAMPLES])}
         self.run.finish("encode", source=stamp["source"], quarantined=quarantined, **left_out)
 
-    def learn(self, images: Source | None, classes: Classes, pins: Mapping[str, str]) -> None:
-        """With clusterer "spice", lets a network learn from the pictures, or takes what an earlier call has learned."""
+    def learn(self, images: Source | None, classes: Classes, pins: Mapping[str, str], source: str) -> None:
+        """With clusterer "spice", lets a network learn from the pictures, or takes what it has learned from them."""
         if self.config.clusterer != "spice":
             return
         path = self.run.path / SPICE
+        if images is not None and self.run.stages.get("learn", {}).get("source", source) != source:
+            self._unlearn()
         if not self.run.done("learn"):
             start, folder = time.perf_counter(), self.run.path / "spice"
             learn_source(images, list(classes), self.config, folder, pins=pins, progress=self.progress).save(path)
             self.ledger["learn"] = time.perf_counter() - start, 0
-            self.run.finish("learn")
+            self.run.finish("learn", source=source)
         self.spice = Spice.load(path)
+
+    def _unlearn(self) -> None:
+        """Other pictures teach another network: nothing of the one before may stay, its features least of all."""
+        for folder in (self.run.path / "spice", self.run.features):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.run.reopen(self.run.settings, "learn", "encode", "label")
 
     def _encode(self, stage: str, images: Source, folder: Path, encoder: Encoder | None) -> pa.Table:
         """Fills the store in `folder`; the images that could not be read."""
@@ -328,7 +277,7 @@ class _Job:
             why = f"none of the images could be read: {self.run.quarantine} says why"
             raise ValueError(why if unread else f"source {self.inputs.source!r} holds no images")
         if self.inputs.opinions is not None:
-            return {"features": features, "opinions": _scores(Path(self.inputs.opinions))}
+            return {"features": features, "opinions": read_scores(Path(self.inputs.opinions))}
         two = self.run.embeddings.exists() and not self.inputs.ready
         return {"features": features, "embeddings": load_features(self.run.embeddings) if two else None}
 
@@ -346,7 +295,23 @@ class _Job:
             self.ledger[name] = before + took, images + done.images
 
 
-def _settings(config: Config, classes: Classes, inputs: _Inputs) -> dict[str, Any]:
+def _encoders(config: Config, inputs: Inputs) -> dict[str, Encoder]:
+    """What a job will ask, by name, loaded before its run begins: a mistake in a name leaves nothing behind."""
+    settings, seen = config.encode, inputs.ready or config.clusterer == "spice"
+    seer = None if seen else seen_by(settings.encoder, settings.cluster_by)
+    namer = None if (seen or seer is not None) and inputs.opinions is not None else settings.encoder
+    return {name: load_encoder(name, batch=settings.batch) for name in (seer, namer) if name is not None}
+
+
+def _mode(target: Path, settings: dict[str, Any]) -> str:
+    """How to open a prediction: anew where an earlier one of the same images by the same run saw them otherwise."""
+    before = read_manifest(target)["settings"] if (target / MANIFEST).exists() else {}
+    same = before.get("inputs") == settings["inputs"]
+    same = same and before.get("learned", {}).get("run") == settings["learned"]["run"]
+    return "overwrite" if same and before != settings else "continue"
+
+
+def _settings(config: Config, classes: Classes, inputs: Inputs) -> dict[str, Any]:
     texts = {name: list(given) for name, given in checks.descriptions(classes).items()}
     described = {"descriptions": texts} if texts else {}
     return config.to_dict() | {"classes": list(classes)} | described | {"inputs": inputs.to_dict()}
@@ -380,23 +345,6 @@ def _refuse_others(folder: str | Path, settings: dict[str, Any]) -> None:
     """The demo and `predict` leave run folders too, but nothing that can be taken up again."""
     if "inputs" not in settings or "learned" in settings:
         raise ValueError(f"{folder} was not made by gdui label, so there is nothing to relabel or predict with")
-
-
-def _address(path: str | None) -> str | None:
-    """The same text wherever the command is called from; what is no local file stays as it is."""
-    return path if path is None or not Path(path).exists() else str(Path(path).resolve())
-
-
-def _whole(path: str) -> str:
-    """The file that tells whether a file or a feature store has changed."""
-    return str(Path(path) / "manifest.json") if Path(path).is_dir() else path
-
-
-def _scores(path: Path) -> npt.NDArray[Any]:
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"opinions {str(path)!r} must be an .npy file of one array: {error}") from None
 
 
 @contextmanager

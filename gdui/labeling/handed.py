@@ -1,0 +1,61 @@
+"""What a command of labelling is handed: images or their features, and perhaps scores."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from gdui.images import Source, open_source
+from gdui.images.shards import fingerprint, stamp_files
+
+__all__ = ["Inputs", "address", "read_scores"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is to be labelled: images, or with `ready` their features; and the file of scores, if there is one."""
+
+    source: str
+    ready: bool
+    opinions: str | None = None
+
+    @classmethod
+    def of(cls, source: str, ready: bool, opinions: str | None) -> Self:
+        return cls(str(address(source)), ready, address(opinions))
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def open(self, out: Path) -> Source | None:
+        """The images, unless their features are ready; a run that wrote among them would take its files for images."""
+        if not self.ready and out.resolve().is_relative_to(self.source):
+            raise ValueError(f"the run's folder {out} lies within the source {self.source}: choose another one")
+        return None if self.ready else open_source(self.source)
+
+    def stamp(self, images: Source | None) -> dict[str, str]:
+        """For each input a text that changes when it does."""
+        stamps = {} if self.opinions is None else {"opinions": stamp_files([self.opinions])}
+        if self.ready:
+            return stamps | {"source": stamp_files([_whole(self.source)])}
+        return stamps | {"source": images.fingerprint if images else fingerprint([])}
+
+
+def address(path: str | None) -> str | None:
+    """The same text wherever the command is called from; what is no local file stays as it is."""
+    return path if path is None or not Path(path).exists() else str(Path(path).resolve())
+
+
+def _whole(path: str) -> str:
+    """The file that tells whether a file or a feature store has changed."""
+    return str(Path(path) / "manifest.json") if Path(path).is_dir() else path
+
+
+def read_scores(path: Path) -> npt.NDArray[Any]:
+    """The scores [N, C] in an .npy file, read as they are needed."""
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"opinions {str(path)!r} must be an .npy file of one array: {error}") from None
