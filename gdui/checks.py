@@ -90,6 +90,8 @@ def _native(name: str, value: npt.ArrayLike, ndim: int) -> npt.NDArray[Any]:
     """`value` as an array in this machine's byte order."""
     if on_gpu(value):
         raise TypeError(f"{name} is on a GPU: copy it to the CPU first")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: fill it or drop what is masked first")
     try:
         out = np.asarray(value)
     except ValueError as error:

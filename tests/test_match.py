@@ -254,3 +254,8 @@ def test_other_python_threads_run_meanwhile(rng: np.random.Generator) -> None:
     done.set()
     ticking.join()
     assert sum(start < moment < end for moment in ticks) >= 2
+
+
+def test_a_mask_is_not_lost_in_silence() -> None:
+    with pytest.raises(TypeError, match="priority is a masked array"):
+        stable_match(np.ma.masked_greater(np.eye(2), 0.5))
