@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from benchmarks.harness import Bench
 from benchmarks.mobilenet import SETS, Pictures, load
 from gdui.demo.digits import NAMES, images
+from gdui.drawing import PLOT
 from gdui.evaluation.agreement import accuracy, calibration, mapped_accuracy
 from gdui.labeling.encoders import load_encoder, seen_by
 from gdui.labeling.labeler import Labeler
@@ -124,14 +125,14 @@ def plot(curves: dict[str, list[Point]]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, curve in curves.items():
-        share, opinion, ours = zip(*curve, strict=True)
-        line = axes.plot(share, ours, marker="o", label=name)[0]
-        axes.plot(share, opinion, linestyle="--", color=line.get_color(), alpha=0.6)
-    axes.set(xlabel="share of the opinion's votes flipped", ylabel="accuracy (dashed: the opinion alone)", ylim=(0, 1))
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e4e7eb")
-    figure.savefig(FIGURE, metadata={"Date": None})
+    with pyplot.rc_context(PLOT):
+        figure, axes = pyplot.subplots(figsize=(7.6, 4.2), layout="constrained")
+        for name, curve in curves.items():
+            share, opinion, ours = zip(*curve, strict=True)
+            line = axes.plot(share, ours, marker="o", markersize=4, label=name)[0]
+            axes.plot(share, opinion, linestyle="--", color=line.get_color(), alpha=0.6)
+        axes.set(xlabel="share of the opinion's votes flipped", ylabel="share of right labels", ylim=(0, 1))
+        axes.set_title("gdui's labels (solid) and the opinion they came from (dashed)")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.savefig(FIGURE, metadata={"Date": None})
     pyplot.close(figure)
