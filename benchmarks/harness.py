@@ -4,6 +4,7 @@ A component is a file `bench_<component>.py` with one function `run(bench)`, whi
 """
 
 import csv
+import ctypes
 import gc
 import json
 import platform
@@ -190,6 +191,7 @@ def peak_memory() -> Iterator[list[float]]:
     """The most resident memory above the start, in bytes, sampled each millisecond."""
     process = psutil.Process()
     gc.collect()
+    give_back()
     start = process.memory_info().rss
     peak, done = [0.0], threading.Event()
 
@@ -205,6 +207,13 @@ def peak_memory() -> Iterator[list[float]]:
         done.set()
         watcher.join()
         peak[0] = max(peak[0], process.memory_info().rss - start)
+
+
+def give_back() -> None:
+    """Returns freed memory to the system, or what a way takes again would not show; glibc alone keeps it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ the versions and the date.
 same task, measured in the same run. Other ways in *italics* do another task, to compare with. Peak MB is the most
 memory beyond what the process had before, its result included.
 """
+NO_GPU = "No row is of a GPU yet: where one is, `python benchmarks/run.py --device cuda` measures the kernels."
 SIDE = {"time", "peak memory", "rate", "stage time"}
 VALUES = ("accuracy", "calibration error")  # metrics with tables of their own: sizes down, providers across
 
@@ -182,14 +183,14 @@ def speed_line(rows: list[Row]) -> list[str]:
     bound = max(limits, key=lambda row: row.p50, default=None)
     share = f"{100 * bound.p50 / ours.p50:.0f}% of {bound.provider.removeprefix('limit: ')}" if bound else ""
     task = f"{ours.component.replace('_', ' ')}: {readable(ours.size)}"
-    return [task, best.provider, f"{best.p50 / ours.p50:.1f}", share]
+    return [task, str(ours.threads), best.provider, f"{best.p50 / ours.p50:.1f}", share]
 
 
 def speed_table() -> str:
     """A line for each kind of task."""
     timed = ([row for row in read_rows(name) if row.metric == "time" and row.device] for name in components())
     lines = [speed_line(rows) for timed_rows in timed for rows in headlines(timed_rows)]
-    return markdown(["", "best peer", "times as fast", "of the limit"], lines)
+    return markdown(["", "threads", "best peer", "times as fast", "of the limit"], lines)
 
 
 def quality_table() -> str:
@@ -204,7 +205,9 @@ def documents() -> dict[Path, str]:
     for name, table in (("speed", speed_table()), ("quality", quality_table())):
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         readme = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", readme)
-    parts = [INTRODUCTION.strip(), *map(section, components()), reproduction()]
+    rows = [row for name in components() for row in read_rows(name)]
+    gpu = "" if any("NVIDIA" in row.device for row in rows) else NO_GPU
+    parts = [INTRODUCTION.strip(), gpu, *map(section, components()), reproduction()]
     full = "\n\n".join(part for part in parts if part) + "\n"
     return {README: readme, FULL: full}
 
