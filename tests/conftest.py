@@ -1,6 +1,6 @@
 """Shared fixtures: new memory is poisoned, and the real data sets are found or their tests skipped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,18 @@ import numpy as np
 import pytest
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A test that sets PyTorch's threads leaves the next one as many as there were: they decide a sum's last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        return (yield)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture
