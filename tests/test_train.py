@@ -1,6 +1,5 @@
 """Training learns, goes on after a kill to the same bytes, and is the same on two ranks as on one."""
 
-import hashlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import newest_digest
 from processes import kill_after_first_checkpoint, run_on_two_ranks
 
 from gdui.diffusion.classifier import Classifier, ClassifierConfig
@@ -38,18 +38,13 @@ def train(folder: Path, recipe: Recipe = RECIPE) -> Trained:
     return train_network(network, loss, pictures(), len(SCHEDULE), recipe, folder, compile=False)
 
 
-def weights(folder: Path) -> str:
-    """A digest of the newest checkpoint's bytes: pytest would take hours to show where megabytes differ."""
-    return hashlib.sha256(sorted(folder.glob("step-*.safetensors"))[-1].read_bytes()).hexdigest()
-
-
 @pytest.mark.parametrize("change", [{}, {"times": "loss_aware"}, {"intervals": 2, "accumulate": 2}], ids=str)
 def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path, change: dict[str, Any]) -> None:
     recipe = replace(RECIPE, **change)
     train(tmp_path / "whole", recipe)
     train(tmp_path / "parts", replace(recipe, steps=3))
     train(tmp_path / "parts", recipe)
-    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+    assert newest_digest(tmp_path / "whole") == newest_digest(tmp_path / "parts")
     steps = [line.split(",")[:3] for line in (tmp_path / "parts" / "losses.csv").read_text().splitlines()]
     assert steps == [line.split(",")[:3] for line in (tmp_path / "whole" / "losses.csv").read_text().splitlines()]
 
@@ -58,7 +53,7 @@ def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
     kill_after_first_checkpoint("test_train", "train", tmp_path / "killed")
     train(tmp_path / "killed")
     train(tmp_path / "whole")
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert newest_digest(tmp_path / "killed") == newest_digest(tmp_path / "whole")
 
 
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
