@@ -43,6 +43,12 @@ def config(**changes: object) -> Config:
     return Config.named("default", **(SMALL | changes))
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """As `learned` had: another number rounds otherwise, and training makes much of it."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     torch.set_num_threads(1)
