@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.diffusion import PEERS, SCHEDULE, Eager, Inputs, batches
+from benchmarks.diffusion import PEERS, SCHEDULE, Eager, Inputs, assert_images_near, batches, noise_drawn
 from benchmarks.harness import Bench
 from benchmarks.ways import compiled, copy_of
 from gdui import ops
@@ -31,11 +31,11 @@ def run(bench: Bench) -> None:
             for mode, way, moved in (("forward", value, said.numel()), ("training", trained, 2 * said.numel())):
                 ways = {name: partial(way, loss, said) for name, loss in losses.items()}
                 ways["copies"] = copy_of(2 * data.x0.numel() + moved, bench.device)
-                compare(bench, f"{data.size}, {kind}, {mode}", ways, partial(agree, data, said, kind))
+                compare(bench, f"{data.size}, {kind}, {mode}", ways, partial(agree, bench, data, said, kind))
             if bench.device != "cpu":
                 ways = {name: backward(loss, said) for name, loss in losses.items()}
                 ways["copies"] = copy_of(2 * said.numel(), bench.device)
-                compare(bench, f"{data.size}, {kind}, backward", ways, partial(agree_backward, data, said, kind))
+                compare(bench, f"{data.size}, {kind}, backward", ways, partial(agree_backward, bench, data, said, kind))
 
 
 def compare(bench: Bench, size: str, ways: dict[str, Callable[[], Any]], agree: Callable[[Any], None]) -> None:
@@ -81,24 +81,35 @@ def backward(loss: Loss, said: Tensor) -> Callable[[], Tensor]:
     return lambda: torch.autograd.grad(total, said, retain_graph=True)[0]
 
 
-def exact(data: Inputs, said: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Loss and gradient by guided-diffusion's arithmetic with the noise of our seeds."""
-    noise = reference.standard_normal(data.seed, torch.zeros_like(data.t), TRAINING, data.x0.shape).float()
-    eager = Eager()
-    return trained(lambda s: eager.loss(kind, s, data.x0, eager.noisy(data.x0, data.t, noise), data.t, noise), said)
+def exact(data: Inputs, said: Tensor, kind: str, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss and gradient by guided-diffusion's arithmetic in float64."""
+    eager, x0, noise = Eager(), data.x0.double(), noise.double()
+    return trained(lambda s: eager.loss(kind, s, x0, eager.noisy(x0, data.t, noise), data.t, noise), said.double())
 
 
-def agree(data: Inputs, said: Tensor, kind: str, results: Mapping[str, Any]) -> None:
-    """Ours has guided-diffusion's numbers; the peers, with other noise, nearly the same loss."""
-    expected = exact(data, said, kind)
-    ours = results["gdui"]
-    for got, wanted in zip(ours if isinstance(ours, tuple) else (ours,), expected, strict=False):
-        torch.testing.assert_close(got, wanted, rtol=2e-3, atol=1e-4 * wanted.abs().max().item())
-    for name in ("guided-diffusion", "compiled"):
-        found = results[name][0] if isinstance(results[name], tuple) else results[name]
-        torch.testing.assert_close(found, expected[0], rtol=0.2, atol=0)
+def agree(bench: Bench, data: Inputs, said: Tensor, kind: str, results: Mapping[str, Any]) -> None:
+    """Each way's losses and gradients are those of its noise, number for number."""
+    for name, (truth, gradient) in truths(bench, data, said, kind).items():
+        found = results[name] if isinstance(results[name], tuple) else (results[name],)
+        kept = accurate(name, data, kind)
+        for got, wanted in zip(found, (truth, gradient), strict=False):
+            assert_images_near(name, got[kept], wanted[kept])
 
 
-def agree_backward(data: Inputs, said: Tensor, kind: str, results: Mapping[str, Any]) -> None:
-    wanted = exact(data, said, kind)[1]
-    torch.testing.assert_close(results["gdui"], wanted, rtol=2e-3, atol=1e-4 * wanted.abs().max().item())
+def agree_backward(bench: Bench, data: Inputs, said: Tensor, kind: str, results: Mapping[str, Any]) -> None:
+    for name, (_, gradient) in truths(bench, data, said, kind).items():
+        kept = accurate(name, data, kind)
+        assert_images_near(name, results[name][kept], gradient[kept])
+
+
+def truths(bench: Bench, data: Inputs, said: Tensor, kind: str) -> dict[str, tuple[Tensor, Tensor]]:
+    drawn = noise_drawn(bench, data, TRAINING)
+    return {name: exact(data, said, kind, drawn[name]) for name in ("gdui", "guided-diffusion", "compiled")}
+
+
+def accurate(name: str, data: Inputs, kind: str) -> Tensor:
+    """Of which images a way's float32 can be held to roundings.
+
+    At the first step guided-diffusion subtracts two numbers near one: its loss is off by 0.3%, its gradient by 100%.
+    """
+    return (data.t > 0) | (name != "guided-diffusion" or kind == "simple")

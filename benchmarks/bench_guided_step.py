@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.diffusion import PEERS, SCHEDULE, STEPS, Eager, Inputs, assert_standard, batches
+from benchmarks.diffusion import PEERS, SCHEDULE, STEPS, Eager, Inputs, assert_images_near, batches, noise_drawn
 from benchmarks.harness import Bench
 from benchmarks.ways import compiled, copy_of
 from gdui import ops
@@ -28,20 +28,21 @@ def run(bench: Bench) -> None:
 
 def fixed(bench: Bench, data: Inputs) -> None:
     """x0 held within one, as guided-diffusion does; diffusers' step is without guidance, all images at one t."""
-    ways = ways_of(bench, data, True) | {"guided-diffusion": partial(Eager().step, data)}
+    ways = ways_of(bench, data, True) | {"guided-diffusion": lambda: Eager().step(data, torch.randn_like(data.x))}
     if peer := diffusers_step(data.x, data.output):
         ways["diffusers"] = peer
-    bench.compare(data.size, ways, agree=partial(agree, data), peers=PEERS, limits=["copies"])
+    bench.compare(data.size, ways, agree=partial(agree, bench, data), peers=PEERS, limits=["copies"])
 
 
 def thresholded(bench: Bench, data: Inputs) -> None:
     """Dynamic thresholding: x0 held within a quantile of its own size, and divided by it."""
-    table = SCHEDULE.table(data.x.device)
+    table = SCHEDULE.table(data.x.device, torch.float64)
 
     def agree(results: Mapping[str, Any]) -> None:
-        noise = reference.standard_normal(data.seed, data.t, SAMPLING, data.x.shape).float()
-        expected = reference.guided_step(step_of(data, table, noise, "quantile"))
-        torch.testing.assert_close(results["gdui"], expected, rtol=1e-4, atol=1e-4)
+        drawn = noise_drawn(bench, data, SAMPLING)
+        for name in ("gdui", "compiled"):
+            truth = reference.guided_step(step_of(exact(data), table, drawn[name].double(), "quantile"))
+            assert_images_near(name, results[name], truth)
 
     size = f"{data.size}, dynamic threshold"
     bench.compare(size, ways_of(bench, data, QUANTILE), agree=agree, peers=PEERS, limits=["copies"])
@@ -75,10 +76,15 @@ def diffusers_step(x: Tensor, output: Tensor) -> Callable[[], Any] | None:
     return lambda: scheduler.step(output, STEPS // 2, x)
 
 
-def agree(data: Inputs, results: Mapping[str, Any]) -> None:
-    """Ours is the formula with the noise of its seeds; what the peers drew is at least normal about the same mean."""
-    mean, deviation = Eager().moments(data)
-    noise = reference.standard_normal(data.seed, data.t, SAMPLING, data.x.shape).float()
-    torch.testing.assert_close(results["gdui"], mean + deviation * noise, rtol=1e-4, atol=1e-4)
-    others = ("gdui", "guided-diffusion", "compiled")
-    assert_standard({name: (results[name] - mean) / deviation for name in others})
+def agree(bench: Bench, data: Inputs, results: Mapping[str, Any]) -> None:
+    """Each way's step is guided-diffusion's in float64 with the noise that it drew."""
+    midway = data._replace(t=torch.full_like(data.t, STEPS // 2), gradient=torch.zeros_like(data.gradient))
+    for name, noise in noise_drawn(bench, data, SAMPLING).items():
+        if name in results:
+            truth = Eager().step(exact(midway if name == "diffusers" else data), noise.double())
+            assert_images_near(name, getattr(results[name], "prev_sample", results[name]), truth)
+
+
+def exact(data: Inputs) -> Inputs:
+    """The same in float64."""
+    return Inputs(*(value.double() if value.is_floating_point() else value for value in data))

@@ -67,6 +67,7 @@ def run(bench: Bench) -> None:
                 "two products": products(q.detach(), queue),
             },
             agree=agree,
+            most_memory={"gdui": 0.1 * 4 * rows * entries},  # a tenth of the logits
             peers=("eager", "compiled"),
             limits=("two products",),
             work=4.0 * rows * entries * width,

@@ -7,12 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.diffusion import PEERS, SCHEDULE, STEPS, Eager, Inputs, assert_standard, batches
+from benchmarks.diffusion import (
+    PEERS,
+    SCHEDULE,
+    STEPS,
+    Eager,
+    Inputs,
+    assert_images_near,
+    assert_standard,
+    batches,
+    noise_drawn,
+)
 from benchmarks.harness import Bench
 from benchmarks.ways import compiled, copy_of
 from gdui import ops
 from gdui.kernels import reference_diffusion as reference
-from gdui.kernels.tables import TRAINING, Column
+from gdui.kernels.tables import TRAINING
 
 DEVICES = ("cpu", "cuda")
 
@@ -28,7 +38,7 @@ def run(bench: Bench) -> None:
         }
         if peer := diffusers_noising(x0, t):
             ways["diffusers"] = peer
-        bench.compare(data.size, ways, agree=partial(agree, data), peers=PEERS, limits=["one copy"])
+        bench.compare(data.size, ways, agree=partial(agree, bench, data), peers=PEERS, limits=["one copy"])
         noise_alone(bench, data)
 
 
@@ -56,12 +66,8 @@ def diffusers_noising(x0: Tensor, t: Tensor) -> Callable[[], Tensor] | None:
     return lambda: scheduler.add_noise(x0, torch.randn_like(x0), t)  # type: ignore[no-any-return]
 
 
-def agree(data: Inputs, results: Mapping[str, Any]) -> None:
-    """Ours is the reference's, number for number; the peers' noise is at least normal."""
-    noise = reference.standard_normal(data.seed, torch.zeros_like(data.t), TRAINING, data.x0.shape).float()
-    expected = Eager().noisy(data.x0, data.t, noise)
-    torch.testing.assert_close(results["gdui"], expected, rtol=1e-5, atol=1e-5)
-    eager = Eager()
-    signal, spread = (eager.at(column, data.t, data.x0) for column in (Column.SIGNAL, Column.NOISE))
-    drawn = {name: result for name, result in results.items() if name != "one copy"}
-    assert_standard({name: (result - signal * data.x0) / spread for name, result in drawn.items()})
+def agree(bench: Bench, data: Inputs, results: Mapping[str, Any]) -> None:
+    """Each way's images are guided-diffusion's in float64 with the noise that it drew."""
+    for name, noise in noise_drawn(bench, data, TRAINING).items():
+        if name in results:
+            assert_images_near(name, results[name], Eager().noisy(data.x0.double(), data.t, noise.double()))

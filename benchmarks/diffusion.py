@@ -1,4 +1,8 @@
-"""What the benchmarks of the diffusion ops share: inputs, and guided-diffusion's sequence of operations."""
+"""What the benchmarks of the diffusion ops share: inputs, guided-diffusion's sequence of operations, and agreement.
+
+Every way draws its own noise. The harness seeds PyTorch before it first calls a way, so that `noise_drawn` can say what
+noise that was, and all can be compared number for number.
+"""
 
 import math
 from collections.abc import Mapping
@@ -7,9 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Bench
+from benchmarks.harness import Bench, reseed
+from benchmarks.ways import compiled_beside
 from gdui.diffusion.schedule import Schedule
-from gdui.kernels.tables import Column
+from gdui.kernels.reference_diffusion import standard_normal
+from gdui.kernels.tables import SAMPLING, Column
 
 STEPS = 1000
 SCHEDULE = Schedule.from_name("cosine", STEPS)
@@ -41,7 +47,7 @@ class Eager:
         self.columns = {column: columns[column] for column in Column}
 
     def at(self, column: Column, t: Tensor, like: Tensor) -> Tensor:
-        values = torch.from_numpy(self.columns[column]).to(t.device)[t].float()
+        values = torch.from_numpy(self.columns[column]).to(t.device)[t].to(like.dtype)
         return values.view(-1, 1, 1, 1).expand(like.shape)
 
     def noisy(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -63,12 +69,11 @@ class Eager:
     def moments(self, data: Inputs) -> tuple[Tensor, Tensor]:
         """Of the distribution that a guided ancestral step draws from: mean and deviation."""
         mean, variance, log_variance = self.predicted(data.x, data.output, data.t, True)
-        return mean.float() + variance * data.gradient.float(), torch.exp(0.5 * log_variance)
+        return mean + variance * data.gradient, torch.exp(0.5 * log_variance)
 
-    def step(self, data: Inputs) -> Tensor:
+    def step(self, data: Inputs, noise: Tensor) -> Tensor:
         mean, deviation = self.moments(data)
-        noise = torch.randn_like(data.x)
-        return mean + (data.t != 0).float().view(-1, 1, 1, 1) * deviation * noise
+        return mean + (data.t != 0).to(noise.dtype).view(-1, 1, 1, 1) * deviation * noise
 
     def loss(self, kind: str, output: Tensor, x0: Tensor, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         return self.hybrid(output, x0, x, t, noise) if kind == "hybrid" else self.simple(output, noise)
@@ -108,9 +113,30 @@ def inputs(shape: tuple[int, ...], device: str) -> Inputs:
     batch, channels, *rest = shape
     images = (torch.randn(shape, generator=generator).to(device) for _ in range(3))
     output = torch.randn(batch, 2 * channels, *rest, generator=generator).to(device)
-    t = torch.randint(1, STEPS, (batch,), generator=generator).to(device)
+    t = torch.randint(STEPS, (batch,), generator=generator)
+    t[:2] = torch.tensor([0, STEPS - 1])
     x0, x, gradient = images
-    return Inputs(x0.clamp(-1, 1), x, output, gradient, t, torch.arange(batch, device=device))
+    return Inputs(x0.clamp(-1, 1), x, output, gradient, t.to(device), torch.arange(batch, device=device))
+
+
+def noise_drawn(bench: Bench, data: Inputs, stream: int) -> dict[str, Tensor]:
+    """The noise that each way drew when it was first called: ours from its seeds, the others from PyTorch's."""
+    steps = data.t if stream == SAMPLING else torch.zeros_like(data.t)
+    drawn = {"gdui": standard_normal(data.seed, steps, stream, data.x.shape).float()}
+    for name, draw in (("compiled", compiled_beside(torch.randn_like, bench.device)), ("eager", torch.randn_like)):
+        reseed()
+        drawn[name] = draw(data.x)
+    return drawn | dict.fromkeys(("guided-diffusion", "diffusers"), drawn.pop("eager"))
+
+
+def assert_images_near(name: str, found: Tensor, truth: Tensor, roundings: float = 64) -> None:
+    """Raises unless each image of `found` is `truth` (float64) but for some roundings of the image's largest number."""
+    largest = truth.abs().flatten(1).amax(1) if truth.ndim > 1 else truth.abs()
+    off = (found.double() - truth).abs().reshape(len(truth), -1).amax(1) / largest
+    worst = float(off.max()) / torch.finfo(torch.float32).eps
+    assert worst <= roundings, (
+        f"{name}: image {int(off.argmax())} is off by {worst:.3g} roundings of its largest number"
+    )
 
 
 def assert_standard(residuals: Mapping[str, Tensor]) -> None:

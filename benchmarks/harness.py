@@ -11,7 +11,7 @@ import platform
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -47,7 +47,7 @@ Role = Literal["ours", "peer", "limit", "mark"]
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. A key is (component, size, provider, metric, threads, device); a new run replaces its row."""
+    """One figure. A key is (component, size, provider, metric, threads, device); see `write_rows`."""
 
     component: str
     size: str
@@ -95,6 +95,8 @@ class Bench:
     ) -> dict[str, float]:
         """Runs every way once, asserts with `agree` what each returned, then times them in turn; medians in seconds.
 
+        Before its first call PyTorch's generator is seeded, so that `agree` can draw what a way drew.
+
         Ways named in `peers` are other packages, in `limits` the hardware's bound for the same task, in `marks` other
         tasks to compare with; the rest are ours.
         `most_memory` holds ways to a number of bytes beyond what the process had before.
@@ -103,6 +105,7 @@ class Bench:
         """
         results, peaks, first = {}, {}, {}
         for name, way in ways.items():
+            reseed()
             with peak_memory() if self.device == "cpu" else gpu_peak_memory() as peak:
                 start = time.perf_counter()
                 results[name] = way()
@@ -167,6 +170,13 @@ class Bench:
             import torch
 
             torch.cuda.synchronize()
+
+
+def reseed() -> None:
+    """Sets PyTorch's generators, on all devices, back to one seed, which no benchmark draws its inputs from."""
+    import torch
+
+    torch.manual_seed(2**31)
 
 
 def quantiles(values: list[float]) -> tuple[float, float, float]:
@@ -276,10 +286,12 @@ def read_rows(component: str) -> list[Row]:
         return [Row(**{k: number.get(k, str)(v) for k, v in line.items()}) for line in csv.DictReader(file)]  # type: ignore[arg-type]
 
 
-def write_rows(component: str, rows: Iterable[Row]) -> Path:
-    """Writes `rows` over those of the same key, keeping the others."""
+def write_rows(component: str, rows: Collection[Row], *, complete: bool = False) -> Path:
+    """Writes `rows` over those of the same key; a complete run's over all that its device and threads had."""
     RESULTS.mkdir(exist_ok=True)
-    kept = {row.key: row for row in [*read_rows(component), *rows]}
+    redone = {(row.threads, row.device) for row in rows} if complete else set()
+    others = [row for row in read_rows(component) if (row.threads, row.device) not in redone]
+    kept = {row.key: row for row in [*others, *rows]}
     path = RESULTS / f"{component}.csv"
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")

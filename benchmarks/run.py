@@ -46,12 +46,14 @@ def main() -> None:
             set_threads(threads)
             bench = Bench(component, threads, options.quick, options.device)
             print(f"{component}, {threads} thread{'s' * (threads > 1)}")
+            complete = False
             try:
                 module.run(bench)
+                complete = True
             finally:  # an interrupted run keeps what it has
                 show(bench.rows)
                 if not options.quick:
-                    write_rows(component, bench.rows)
+                    write_rows(component, bench.rows, complete=complete)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,16 @@ from torch import Tensor
 
 
 def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """The function compiled for the shapes it meets first; what was compiled before is forgotten, or limits would bite.
+    """The function compiled for the shapes it meets; what was compiled before is forgotten, or limits would bite."""
+    torch._dynamo.reset()
+    return compiled_beside(function, device)
+
+
+def compiled_beside(function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """The function compiled, and what was compiled before is kept.
 
     On a CPU PyTorch's generator draws, since the compiler's own is many times slower there.
     """
-    torch._dynamo.reset()
     return torch.compile(function, fullgraph=True, dynamic=False, options={"fallback_random": device == "cpu"})
 
 

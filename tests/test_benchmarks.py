@@ -2,7 +2,10 @@
 
 import sys
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,15 +66,54 @@ def test_a_component_that_knows_only_the_cpu_is_skipped(
     assert capsys.readouterr().out == "refine: skipped, it knows only cpu\n"
 
 
-def test_a_new_run_replaces_rows_of_the_same_key_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_cut_short_replaces_rows_of_the_same_key_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    first, second = Bench("toy", threads=1), Bench("toy", threads=1)
-    first.record("n=1", "gdui", "time", "s", [1.0])
-    first.record("n=2", "gdui", "time", "s", [2.0])
-    second.record("n=1", "gdui", "time", "s", [3.0])
-    harness.write_rows("toy", first.rows)
-    harness.write_rows("toy", second.rows)
+    harness.write_rows("toy", rows_of(1, {"n=1": 1.0, "n=2": 2.0}))
+    harness.write_rows("toy", rows_of(1, {"n=1": 3.0}))
     assert [(row.size, row.p50) for row in harness.read_rows("toy")] == [("n=1", 3.0), ("n=2", 2.0)]
+
+
+def test_a_complete_run_drops_what_its_device_and_threads_no_longer_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    harness.write_rows("toy", [*rows_of(1, {"n=1": 1.0, "gone": 2.0}), *rows_of(2, {"n=1": 4.0})])
+    other = replace(rows_of(1, {"n=1": 5.0})[0], device="another")
+    harness.write_rows("toy", [other])
+    harness.write_rows("toy", rows_of(1, {"n=1": 3.0}), complete=True)
+    left = {(row.size, row.threads, row.device): row.p50 for row in harness.read_rows("toy")}
+    here = harness.device_name("cpu")
+    assert left == {("n=1", 1, here): 3.0, ("n=1", 2, here): 4.0, ("n=1", 1, "another"): 5.0}
+
+
+def rows_of(threads: int, times: dict[str, float]) -> list[harness.Row]:
+    bench = Bench("toy", threads)
+    for size, time_ in times.items():
+        bench.record(size, "gdui", "time", "s", [time_])
+    return bench.rows
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_only_a_run_that_came_to_its_end_is_complete(
+    fails: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def toy(bench: Bench) -> None:
+        bench.record("n=1", "gdui", "time", "s", [1.0])
+        if fails:
+            raise KeyboardInterrupt
+
+    written = []
+    monkeypatch.setattr(run, "write_rows", lambda *arguments, complete: written.append((*arguments, complete)))
+    monkeypatch.setattr(run, "set_threads", lambda _: None)
+    monkeypatch.setattr(run, "components", lambda: ["toy"])
+    monkeypatch.setitem(sys.modules, "benchmarks.bench_toy", SimpleNamespace(run=toy, DEVICES=("cpu",)))
+    monkeypatch.setattr(sys, "argv", ["run.py", "toy", "--threads", "1"])
+    with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
+        run.main()
+    [(component, rows, complete)] = written
+    assert (component, [row.size for row in rows], complete) == ("toy", ["n=1"], not fails)
 
 
 def test_the_documents_say_what_the_rows_say() -> None:
