@@ -1,7 +1,8 @@
 """Checks of what users hand in: each raises a ValueError or TypeError that says what came and what is wanted."""
 
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ __all__ = [
     "class_names",
     "columns",
     "descriptions",
+    "finite_numbers",
     "in_range",
     "indices",
+    "on_cpu",
     "on_gpu",
     "one_of",
+    "ranged_numbers",
     "same_length",
     "thread_count",
     "whole",
@@ -27,11 +31,30 @@ CUDA = 2  # DLPack's number for it
 EXACT = 1 << 53  # float64 holds every whole number up to here
 
 
+def on_cpu(name: str, value: npt.ArrayLike, ndim: int) -> npt.NDArray[Any]:
+    """`value` as an array in this machine's byte order; `ndim` is what the refusal of uneven lists speaks of."""
+    if on_gpu(value):
+        raise TypeError(f"{name} is on a GPU: copy it to the CPU first")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: fill it or drop what is masked first")
+    try:
+        out = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array of {_axes(ndim)}: {error}") from None
+    return out if out.dtype.isnative else out.astype(out.dtype.newbyteorder("="))
+
+
 def array(
-    name: str, value: npt.ArrayLike, ndim: int, *, finite: bool = True, length: int | None = None
+    name: str,
+    value: npt.ArrayLike,
+    ndim: int,
+    *,
+    finite: bool = True,
+    length: int | None = None,
+    read: Callable[[str, Any, int], npt.NDArray[Any]] = on_cpu,
 ) -> npt.NDArray[np.floating]:
     """`value` as a real array of `ndim` axes in float16, float32 or float64; a copy only where the type must change."""
-    out = _native(name, value, ndim)
+    out = read(name, value, ndim)
     if out.dtype.kind in "biu":
         out = _as_floats(name, out)
     if out.dtype not in (np.float16, np.float32, np.float64):
@@ -40,9 +63,15 @@ def array(
         raise ValueError(f"{name} must have {_axes(ndim)}, not {out.ndim} (its shape is {out.shape})")
     if length is not None and len(out) != length:
         raise ValueError(f"{name} must have {length} rows, not {len(out)}")
-    if finite and out.size and not np.isfinite([out.min(), out.max()]).all():
-        raise ValueError(f"{name} holds NaN or infinity; only finite numbers can be ranked")
+    if finite:
+        finite_numbers(name, out)
     return out
+
+
+def finite_numbers(name: str, value: npt.NDArray[np.floating]) -> None:
+    """Refuses an array, on any device, that holds NaN or infinity."""
+    if value.size and not (math.isfinite(value.min()) and math.isfinite(value.max())):
+        raise ValueError(f"{name} holds NaN or infinity; only finite numbers can be ranked")
 
 
 def columns(name: str, value: npt.NDArray[np.generic], wanted: int, why: str) -> None:
@@ -60,9 +89,10 @@ def indices(
     ndim: int = 1,
     lowest: int = 0,
     ranged: bool = True,
+    read: Callable[[str, Any, int], npt.NDArray[Any]] = on_cpu,
 ) -> npt.NDArray[np.integer]:
     """`value` as integers in [lowest, upper), one axis of them; without `ranged` who reads them looks at the range."""
-    out = _native(name, value, ndim)
+    out = read(name, value, ndim)
     if out.size == 0 and out.dtype.kind == "f":
         out = out.astype(np.int64)
     if out.dtype.kind not in "iu":
@@ -71,32 +101,23 @@ def indices(
         raise ValueError(f"{name} must have {_axes(ndim)}, not {out.ndim} (its shape is {out.shape})")
     if length is not None and len(out) != length:
         raise ValueError(f"{name} must have {length} entries, not {len(out)}")
-    if not ranged:
-        return out
-    if out.size and int(out.min()) < lowest:
-        raise ValueError(f"{name} must be at least {lowest}, but holds {int(out.min())}")
-    if out.size and upper is not None and int(out.max()) >= upper:
-        raise ValueError(f"{name} must be below {upper}, but holds {int(out.max())}")
+    if ranged:
+        ranged_numbers(name, out, lowest, upper)
     return out
+
+
+def ranged_numbers(name: str, value: npt.NDArray[np.integer], lowest: int, upper: int | None) -> None:
+    """Refuses an array, on any device, of whole numbers that aren't all in [lowest, upper)."""
+    if value.size and int(value.min()) < lowest:
+        raise ValueError(f"{name} must be at least {lowest}, but holds {int(value.min())}")
+    if value.size and upper is not None and int(value.max()) >= upper:
+        raise ValueError(f"{name} must be below {upper}, but holds {int(value.max())}")
 
 
 def on_gpu(value: Any) -> bool:
     """Whether `value` is an array in a CUDA device's memory."""
     device = getattr(value, "__dlpack_device__", None)
     return device is not None and int(device()[0]) == CUDA
-
-
-def _native(name: str, value: npt.ArrayLike, ndim: int) -> npt.NDArray[Any]:
-    """`value` as an array in this machine's byte order."""
-    if on_gpu(value):
-        raise TypeError(f"{name} is on a GPU: copy it to the CPU first")
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array: fill it or drop what is masked first")
-    try:
-        out = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} must be an array of {_axes(ndim)}: {error}") from None
-    return out if out.dtype.isnative else out.astype(out.dtype.newbyteorder("="))
 
 
 def _as_floats(name: str, whole_numbers: npt.NDArray[Any]) -> npt.NDArray[np.floating]:

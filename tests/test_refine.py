@@ -2,7 +2,9 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -191,6 +193,28 @@ def test_empty_input() -> None:
     assert sweep([], [], [], []).changed.tolist() == [0] * 101
 
 
+class OnGpu:
+    """What an array on a GPU looks like from outside."""
+
+    def __init__(self, value: Any = ()) -> None:
+        self.value = np.asarray(value)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+
+def refine_there(**asked: Any) -> None:
+    """`refine` of the same arrays on a GPU, as far as it goes without one: NumPy stands in for CuPy."""
+    stand_in = SimpleNamespace(
+        asarray=np.asarray, ascontiguousarray=np.ascontiguousarray, from_dlpack=lambda array: array.value
+    )
+    arrays = {name: OnGpu(value) for name, value in asked.items() if name in ARRAYS}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "cupy", stand_in)
+        refine(**(asked | arrays))
+
+
+ARRAYS = ("cluster", "confidence", "opinion", "class_of_cluster", "rank_by")
 GOOD: dict[str, Any] = {"cluster": [0, 1], "confidence": [0.5, 0.5], "opinion": [0, 1], "class_of_cluster": [0, 1]}
 
 
@@ -206,6 +230,10 @@ GOOD: dict[str, Any] = {"cluster": [0, 1], "confidence": [0.5, 0.5], "opinion": 
         ({"opinion": [0.0, 1.0]}, TypeError, "opinion must be integers"),
         ({"class_of_cluster": [0, -2]}, ValueError, "class_of_cluster must be at least -1"),
         ({"class_of_cluster": [[0]]}, ValueError, "class_of_cluster must have 1 axis"),
+        ({"cluster": 1}, ValueError, "cluster must have 1 axis, not 0"),
+        ({"confidence": 0.5}, ValueError, "confidence must have 1 axis, not 0"),
+        ({"confidence": ["a", "b"]}, TypeError, "confidence must be real numbers"),
+        ({"confidence": [2**53 + 1, 0]}, ValueError, "confidence holds 9007199254740993, which float64 cannot tell"),
         ({"rank_by": [0.0]}, ValueError, "rank_by has 1"),
         ({"rank_by": [0.0, np.inf]}, ValueError, "rank_by holds NaN or infinity"),
         ({"weights": (0, 0)}, ValueError, "weights must not both be 0"),
@@ -219,7 +247,7 @@ GOOD: dict[str, Any] = {"cluster": [0, 1], "confidence": [0.5, 0.5], "opinion": 
         ({"threads": -1}, ValueError, "threads must be at least 1"),
     ],
 )
-@pytest.mark.parametrize("function", [refine, sweep])
+@pytest.mark.parametrize("function", [refine, sweep, refine_there])
 def test_mistakes_are_named(function: Any, change: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         function(**(GOOD | change))
@@ -289,15 +317,13 @@ def test_on_a_gpu_the_decisions_are_the_same(real: Any, rng: np.random.Generator
     found = refine(*map(cupy.asarray, (cluster, confidence, opinion)), name)
     for field in ("label_index", "rule", "branch", "delta_top", "delta_btm", "r_btm"):
         np.testing.assert_array_equal(cupy.asnumpy(getattr(found, field)), getattr(expected, field))
+    whole = (confidence * 100).round().astype(np.int16)
+    np.testing.assert_array_equal(
+        cupy.asnumpy(refine(cluster, cupy.asarray(whole), opinion, name).r_btm),
+        refine(cluster, whole, opinion, name).r_btm,
+    )
     with pytest.raises(ValueError, match="cluster must be below 40, but holds 40"):
         refine(cupy.full(3, 40), cupy.ones(3), cupy.zeros(3, int), name)
-
-
-class OnGpu:
-    """What an array on a GPU looks like from outside."""
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (2, 0)
 
 
 def test_an_array_on_a_gpu_without_cupy_says_what_to_install() -> None:

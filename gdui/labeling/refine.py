@@ -18,20 +18,22 @@ opinion's class. So the whole tree says: a cluster that isn't agreed or good, an
 samples below sigma to the opinion.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gdui import _core, checks
-from gdui.labeling.refine_cuda import refine_on_gpu
+from gdui.labeling.refine_cuda import reader, refine_on_gpu
 
 __all__ = ["Branch", "Refinement", "Rule", "Sweep", "refine", "sweep"]
 
 Vector = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.integer]
-Arrays = tuple[Labels, npt.NDArray[np.floating], npt.NDArray[np.floating], Labels, npt.NDArray[np.int32], int]
+Arrays = tuple[Labels, npt.NDArray[np.floating], npt.NDArray[np.floating], Labels, npt.NDArray[np.int32]]
 
 MOST_CLASSES = 1 << 24
 MOST_CELLS = 1 << 26
@@ -122,8 +124,10 @@ def refine(
     threshold = checks.in_range("sigma", sigma, -np.inf, np.inf)
     policy = _policy(n, weights, lambda_delta, lambda_top, lambda_btm, on_mismatch)
     if any(map(checks.on_gpu, (cluster, confidence, opinion, class_of_cluster, rank_by))):
-        return Refinement(*refine_on_gpu(cluster, confidence, opinion, class_of_cluster, rank_by, policy, threshold))
-    arrays = _arrays(cluster, confidence, opinion, class_of_cluster, rank_by, None, workers)
+        there = _arrays(cluster, confidence, opinion, class_of_cluster, rank_by, reader())
+        return Refinement(*refine_on_gpu(*there, MOST_CLASSES, policy, threshold))
+    here = _arrays(cluster, confidence, opinion, class_of_cluster, rank_by, checks.on_cpu)
+    arrays = (*here, _classes(here, None, workers))
     return Refinement(*_core.refine(*arrays, policy, threshold, workers))
 
 
@@ -153,7 +157,8 @@ def sweep(
     """
     workers = checks.thread_count(threads)
     policy = _policy(n, weights, lambda_delta, lambda_top, lambda_btm, on_mismatch)
-    arrays = _arrays(cluster, confidence, opinion, class_of_cluster, rank_by, n_classes, workers)
+    here = _arrays(cluster, confidence, opinion, class_of_cluster, rank_by, checks.on_cpu)
+    arrays = (*here, _classes(here, n_classes, workers))
     steps = _steps(sigma)
     if len(steps) * arrays[-1] > MOST_CELLS:
         raise ValueError(
@@ -203,16 +208,21 @@ def _arrays(
     opinion: npt.ArrayLike,
     class_of_cluster: npt.ArrayLike,
     rank_by: npt.ArrayLike | None,
-    n_classes: int | None,
-    threads: int,
+    read: Callable[[str, npt.ArrayLike, int], npt.NDArray[Any]],
 ) -> Arrays:
-    """What the core is handed, in its order; it looks at the values of the N-sized ones itself."""
-    labels = checks.indices("cluster", cluster, ranged=False)
-    scores = checks.array("confidence", confidence, 1, finite=False)
-    voted = checks.indices("opinion", opinion, ranged=False)
-    names = checks.indices("class_of_cluster", class_of_cluster, MOST_CLASSES, lowest=-1).astype(np.int32)
-    key = scores if rank_by is None else checks.array("rank_by", rank_by, 1, finite=False)
+    """What the core is handed, on either device, in its order; it looks at the values of the N-sized ones itself."""
+    labels = checks.indices("cluster", cluster, ranged=False, read=read)
+    scores = checks.array("confidence", confidence, 1, finite=False, read=read)
+    voted = checks.indices("opinion", opinion, ranged=False, read=read)
+    names = checks.indices("class_of_cluster", class_of_cluster, MOST_CLASSES, lowest=-1, read=read).astype(np.int32)
+    key = scores if rank_by is None else checks.array("rank_by", rank_by, 1, finite=False, read=read)
     checks.same_length(cluster=labels, confidence=scores, opinion=voted, rank_by=key)
+    return labels, scores, key, voted, names
+
+
+def _classes(arrays: Arrays, n_classes: int | None, threads: int) -> int:
+    """How many classes there are: as many as are said, or as are seen."""
+    _, _, _, voted, names = arrays
     if n_classes is None:
         high = max(_core.range_of(voted, threads)[1], int(names.max(initial=-1)))
         if high >= MOST_CLASSES:
@@ -220,4 +230,4 @@ def _arrays(
         n_classes = high + 1
     classes = checks.whole("n_classes", n_classes, 0, MOST_CLASSES)
     checks.indices("class_of_cluster", names, classes, lowest=-1)
-    return labels, scores, key, voted, names, classes
+    return classes

@@ -1,5 +1,6 @@
 """Label-matching refinement of arrays that are on a GPU: the core's own decisions, compiled there by CuPy."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,28 +9,41 @@ import numpy as np
 
 from gdui import _core, checks
 
-__all__ = ["refine_on_gpu"]
+__all__ = ["reader", "refine_on_gpu"]
 
 BLOCK = 256
+
+
+def reader() -> Callable[[str, Any, int], Any]:
+    """Takes what a user hands in to the GPU, for `checks`."""
+    cp = _cupy()
+
+    def read(name: str, value: Any, ndim: int) -> Any:
+        return cp.from_dlpack(value) if checks.on_gpu(value) else cp.asarray(checks.on_cpu(name, value, ndim))
+
+    return read
 
 
 def refine_on_gpu(
     cluster: Any,
     confidence: Any,
+    rank_by: Any,
     opinion: Any,
     class_of_cluster: Any,
-    rank_by: Any,
+    classes: int,
     policy: _core.Policy,
     sigma: float,
 ) -> tuple[Any, ...]:
-    """Label, rule, branch, delta_top, delta_btm and r_btm, as the core gives them, as CuPy arrays."""
+    """Label, rule, branch, delta_top, delta_btm and r_btm, as the core gives them, of CuPy arrays, as CuPy arrays.
+
+    Like the core it is handed arrays of the right kind and length, and looks at the values of the N-sized ones itself.
+    """
     cp = _cupy()
-    names = _whole(cp, "class_of_cluster", class_of_cluster, -1, 1 << 24)
-    labels = _whole(cp, "cluster", cluster, 0, len(names))
-    voted = _whole(cp, "opinion", opinion, 0, 1 << 24)
+    labels = _whole(cp, "cluster", cluster, len(class_of_cluster))
+    voted = _whole(cp, "opinion", opinion, classes)
     scores = _real(cp, "confidence", confidence)
-    key = scores if rank_by is None else _real(cp, "rank_by", rank_by)
-    checks.same_length(cluster=labels, confidence=scores, opinion=voted, rank_by=key)
+    key = scores if rank_by is confidence else _real(cp, "rank_by", rank_by)
+    names = cp.ascontiguousarray(class_of_cluster)
     k, samples = len(names), len(labels)
     start = cp.concatenate([cp.zeros(1, np.int64), cp.cumsum(cp.bincount(labels, minlength=k))]).astype(np.int64)
     by_top, by_btm = (_order(cp, labels, signed) for signed in (-key, key))
@@ -75,28 +89,11 @@ def _order(cp: Any, labels: Any, key: Any) -> Any:
     return cp.lexsort(cp.stack([column.astype(np.float64) for column in columns])).astype(np.int64)
 
 
-def _array(cp: Any, name: str, value: Any) -> Any:
-    array = cp.from_dlpack(value) if checks.on_gpu(value) else cp.asarray(value)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have 1 axis, not {array.ndim} (its shape is {array.shape})")
-    return array
-
-
-def _whole(cp: Any, name: str, value: Any, low: int, upper: int) -> Any:
-    array = _array(cp, name, value)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, not {array.dtype}")
-    if array.size and int(array.min()) < low:
-        raise ValueError(f"{name} must be at least {low}, but holds {int(array.min())}")
-    if array.size and int(array.max()) >= upper:
-        raise ValueError(f"{name} must be below {upper}, but holds {int(array.max())}")
-    return cp.ascontiguousarray(array, dtype=np.int32)
+def _whole(cp: Any, name: str, value: Any, upper: int) -> Any:
+    checks.ranged_numbers(name, value, 0, upper)
+    return cp.ascontiguousarray(value, dtype=np.int32)
 
 
 def _real(cp: Any, name: str, value: Any) -> Any:
-    array = _array(cp, name, value)
-    if array.dtype.kind != "f":
-        raise TypeError(f"{name} must be real numbers, not {array.dtype}")
-    if not bool(cp.isfinite(array).all()):
-        raise ValueError(f"{name} holds NaN or infinity; only finite numbers can be ranked")
-    return cp.ascontiguousarray(array, dtype=np.float64 if array.dtype == np.float64 else np.float32)
+    checks.finite_numbers(name, value)
+    return cp.ascontiguousarray(value, dtype=np.float64 if value.dtype == np.float64 else np.float32)
