@@ -7,9 +7,7 @@ from pathlib import Path
 
 from benchmarks.harness import RESULTS
 
-ROWS_FILE = RESULTS / "reproduction" / "digits.csv"
 SEEDS = (0, 1, 2)
-STEPS, CURVE = 300, (75, 150, 225)
 SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 UNCONDITIONAL, KMEANS, PLG = "unconditional", "k-means", "PLG"
 PLM, LMR, DEFAULT = "PLG + PLM", "preset paper", "preset default"
@@ -47,8 +45,13 @@ class Measured:
         return self.method, self.seed, self.steps
 
 
-def read_measured(path: Path = ROWS_FILE) -> list[Measured]:
-    """The committed rows."""
+def rows_file(subject: str) -> Path:
+    """Where the rows of a subject are committed."""
+    return RESULTS / "reproduction" / f"{subject}.csv"
+
+
+def read_measured(path: Path) -> list[Measured]:
+    """The rows of a file."""
     if not path.exists():
         return []
     kinds = {one.name: one.type for one in fields(Measured)}
@@ -56,7 +59,7 @@ def read_measured(path: Path = ROWS_FILE) -> list[Measured]:
         return [Measured(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(file)]  # type: ignore[operator]
 
 
-def append(row: Measured, path: Path = ROWS_FILE) -> None:
+def append(row: Measured, path: Path) -> None:
     """Adds one row, synced."""
     fresh = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)

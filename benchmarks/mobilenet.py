@@ -84,8 +84,8 @@ def load(name: str) -> Pictures:
         cached = CACHE / f"{file.split('_')[0]}_{len(rows)}_{side}{'_bilinear' * (name == BLURRED)}.npz"
         if not cached.exists():
             data, offsets = arrays[prefix + "data"], arrays[prefix + "offsets"]
-            jpegs = (data[offsets[i] : offsets[i + 1]].tobytes() for i in rows)
-            features, logits = encode(jpegs, side, FILTERS[name == BLURRED])
+            opened = (Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]].tobytes())) for i in rows)
+            features, logits = encode(opened, side, FILTERS[name == BLURRED])
             CACHE.mkdir(parents=True, exist_ok=True)
             np.savez(cached, features=features, logits=logits)
     with np.load(cached) as arrays:
@@ -132,11 +132,11 @@ def mobilenet() -> nn.Module:
 
 @torch.inference_mode()
 def encode(
-    jpegs: Iterator[bytes], side: int, resample: Image.Resampling, batch: int = 64
+    pictures: Iterator[Image.Image], side: int, resample: Image.Resampling, batch: int = 64
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-    """Features (N, 1280) and ImageNet logits (N, 1000) of JPEG pictures, enlarged to `side` pixels."""
+    """Features (N, 1280) and ImageNet logits (N, 1000) of pictures enlarged to `side` pixels."""
     model, features, logits = mobilenet(), [], []
-    for images in batches(jpegs, side, resample, batch):
+    for images in batches(pictures, side, resample, batch):
         with torch.autocast("cpu", torch.bfloat16):
             maps = model.features(images.to(memory_format=torch.channels_last))
         pooled = maps.float().mean((2, 3))
@@ -145,11 +145,11 @@ def encode(
     return torch.cat(features).numpy(), torch.cat(logits).numpy()
 
 
-def batches(jpegs: Iterator[bytes], side: int, resample: Image.Resampling, size: int) -> Iterator[Tensor]:
+def batches(pictures: Iterator[Image.Image], side: int, resample: Image.Resampling, size: int) -> Iterator[Tensor]:
     """Tensors (size, 3, side, side) in [-1, 1]."""
     pending: list[Tensor] = []
-    for jpeg in jpegs:
-        image = Image.open(io.BytesIO(jpeg)).convert("RGB").resize((side, side), resample)
+    for picture in pictures:
+        image = picture.convert("RGB").resize((side, side), resample)
         pending.append(torch.from_numpy(np.asarray(image) / np.float32(127.5) - 1).permute(2, 0, 1))
         if len(pending) == size:
             yield torch.stack(pending)

@@ -2,7 +2,9 @@
 
 Every row is a way of labelling; all train the same network on the same images for as many steps, draw as many images
 with the same sampler and seed, and are seen by the same network. A row is trained once a seed, its figures are appended
-to results/reproduction/digits.csv, and what is there is never made again: a killed run goes on with the next row.
+to results/reproduction/, and what is there is never made again: a killed run goes on with the next row.
+
+`stl10 --data FILE_OR_FOLDER` is the paper's own set, for a machine with a GPU: --steps and --each say how short it is.
 """
 
 import argparse
@@ -17,15 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.datasets import load_digits
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.harness import set_threads, versions  # noqa: E402
-from benchmarks.judge import Judge  # noqa: E402
 from benchmarks.measured import (  # noqa: E402
-    CURVE,
     CURVED,
     DEFAULT,
     KMEANS,
@@ -35,15 +34,15 @@ from benchmarks.measured import (  # noqa: E402
     PLM,
     SEEDS,
     SIGMAS,
-    STEPS,
     TRUTH,
     UNCONDITIONAL,
     ZERO_SHOT,
     Measured,
     append,
     read_measured,
+    rows_file,
 )
-from gdui.demo.digits import NAMES, images  # noqa: E402
+from benchmarks.subjects import Subject, digits, stl10  # noqa: E402
 from gdui.diffusion.averages import put_on  # noqa: E402
 from gdui.diffusion.generator import Generator  # noqa: E402
 from gdui.diffusion.grid import write_grid  # noqa: E402
@@ -54,30 +53,25 @@ from gdui.diffusion.schedule import Schedule  # noqa: E402
 from gdui.diffusion.train import train_network  # noqa: E402
 from gdui.diffusion.unet import UNet  # noqa: E402
 from gdui.evaluation.agreement import accuracy, best_mapping  # noqa: E402
-from gdui.evaluation.fidelity import evaluate, load_network  # noqa: E402
-from gdui.labeling.labeler import Labeler  # noqa: E402
+from gdui.evaluation.fidelity import evaluate  # noqa: E402
 
-# Everything that is equal for all rows.
-SETTINGS: dict[str, Any] = {"channels": 1, "network.width": 32, "recipe.warmup": 50, "recipe.save_every": 75}
-AVERAGE, GUIDANCE, EACH, SAMPLER_STEPS = 0.99, 1.0, 179, 10
 SHOWN = 2
-FIGURE = HERE.parent / "docs" / "figures" / "reproduction.png"
+FIGURES = HERE.parent / "docs" / "figures"
 Labels = npt.NDArray[np.int64]
+Key = tuple[str, int, int]
 
 
-def labels_of(method: str, seed: int, work: Path) -> Labels:
+def labels_of(subject: Subject, method: str, seed: int, work: Path) -> Labels:
     """The labels that a method gives; those that come from one run of the labeller are kept together."""
     if method in (UNCONDITIONAL, TRUTH):
-        truth = load_digits().target.astype(np.int64)
-        return truth if method == TRUTH else np.full_like(truth, -1)
-    settings = {DEFAULT: {}, KMEANS: {"clusterer": "kmeans"}}.get(method, {})
+        return subject.truth if method == TRUTH else np.full_like(subject.truth, -1)
+    settings: dict[str, Any] = {DEFAULT: {}, KMEANS: {"clusterer": "kmeans"}}.get(method, {})
     if method.startswith("sigma"):
         settings = {"refine.sigma": float(method.split()[1])}
     run = method if method in (DEFAULT, KMEANS) or method.startswith("sigma") else "paper"
     path = work / f"labels-{_slug(run)}-{seed}.npz"
     if not path.exists():
-        preset = "default" if method == DEFAULT else "paper"
-        labels = Labeler(NAMES, "digits", preset, seed=seed, **settings).fit_predict(images())
+        labels = subject.label("default" if method == DEFAULT else "paper", seed, **settings)
         np.savez(
             path,
             cluster=labels.numbers("cluster"),
@@ -91,98 +85,132 @@ def labels_of(method: str, seed: int, work: Path) -> Labels:
 
 
 class Workshop:
-    """What all rows share, and how a row is made."""
+    """What all rows of a subject share, and how a row is made."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        self.judge = Judge()
-        self.network = load_network("digits", device="cpu")
-        self.truth = load_digits().target.astype(np.int64)
+    def __init__(self, subject: Subject, work: Path) -> None:
+        self.subject, self.work = subject, work
+        self.judge, self.network = subject.judge(), subject.network()
 
     def measure(self, method: str, seed: int, steps: int) -> Measured:
         """Trains, draws and scores; training goes on from fewer steps where there were some."""
-        start = time.perf_counter()
-        labels = labels_of(method, seed, self.work)
+        start, subject = time.perf_counter(), self.subject
+        labels = labels_of(subject, method, seed, self.work)
         model = self._trained(method, seed, steps, labels)
-        named = method != UNCONDITIONAL
+        named, count = method != UNCONDITIONAL, len(subject.classes)
         drawn = model.sample(
-            NAMES if named else None, EACH if named else EACH * len(NAMES), guidance=GUIDANCE if named else 0,
-            steps=SAMPLER_STEPS, seed=seed, batch=256,
-        )  # fmt: skip
-        scores = evaluate({method: drawn[..., 0]}, images(), self.network)[method]
-        if seed == 0 and steps == STEPS:
-            shown = drawn.reshape(len(NAMES), EACH, 8, 8, 1)[:, :SHOWN]
-            np.save(self.work / f"drawn-{_slug(method)}.npy", shown.reshape(-1, 8, 8, 1))
-        means = best_mapping(self.truth, labels) if method in NAMELESS else np.arange(len(NAMES))
-        asked = np.repeat(means, EACH)
+            subject.classes if named else None,
+            subject.each if named else subject.each * count,
+            guidance=subject.guidance if named else 0,
+            steps=subject.sampler_steps,
+            seed=seed,
+            batch=256,
+        )
+        scores = evaluate({method: drawn}, subject.pixels, self.network, cache=self.work / "reference")[method]
+        if seed == 0 and steps == subject.steps:
+            shown = drawn.reshape(count, subject.each, *drawn.shape[1:])[:, :SHOWN]
+            np.save(self.work / f"drawn-{_slug(method)}.npy", shown.reshape(-1, *drawn.shape[1:]))
+        means = best_mapping(subject.truth, labels) if method in NAMELESS else np.arange(count)
+        asked, seen = np.repeat(means, subject.each), np.where(labels < 0, -1, means[labels])
         known = {k: v for k, v in asdict(scores).items() if k in {one.name for one in fields(Measured)}}
         return Measured(
-            method=method, seed=seed, steps=steps, **known,
-            label_accuracy=accuracy(self.truth, np.where(labels < 0, -1, means[labels])) if named else float("nan"),
+            method=method,
+            seed=seed,
+            steps=steps,
+            **known,
+            label_accuracy=accuracy(subject.truth, seen) if named else float("nan"),
             asked_accuracy=float((self.judge.names(drawn) == asked).mean()) if named else float("nan"),
-            judge_accuracy=self.judge.accuracy, seconds=time.perf_counter() - start,
-            versions=versions(), date=date.today().isoformat(),
-        )  # fmt: skip
+            judge_accuracy=self.judge.accuracy,
+            seconds=time.perf_counter() - start,
+            versions=versions(),
+            date=date.today().isoformat(),
+        )
 
     def _trained(self, method: str, seed: int, steps: int, labels: Labels) -> Generator:
-        named = method != UNCONDITIONAL
-        plan = Plan.named("tiny", len(NAMES), conditional=named, seed=seed, changes=SETTINGS)
+        named, subject = method != UNCONDITIONAL, self.subject
+        plan = Plan.named(
+            subject.preset, len(subject.classes), conditional=named, seed=seed, changes=dict(subject.settings)
+        )
         recipe = replace(plan.recipe, steps=steps)
         schedule = Schedule.from_name(plan.schedule, plan.timesteps)
         torch.manual_seed(seed)
-        network = UNet(plan.network, null_class=named).to(memory_format=torch.channels_last)
+        network = UNet(plan.network, null_class=named).to(subject.device, memory_format=torch.channels_last)
         loss = denoiser_loss(schedule, recipe, classes=plan.network.classes)
-        pictures, folder = Pictures(images()[..., None], labels, NAMES), self.work / f"{_slug(method)}-{seed}"
-        trained = train_network(network, loss, pictures, plan.timesteps, recipe, folder, compile=False)
-        put_on(network, trained.averages[AVERAGE])
-        return Generator(network.eval(), NAMES, plan.schedule, plan.timesteps, recipe.target, mixed=recipe.mixed)
+        pictures, folder = Pictures(subject.pixels, labels, subject.classes), self.work / f"{_slug(method)}-{seed}"
+        compiled = subject.device.type == "cuda"
+        trained = train_network(network, loss, pictures, plan.timesteps, recipe, folder, compile=compiled)
+        put_on(network, trained.averages[min(recipe.ema)])
+        return Generator(
+            network.eval(), subject.classes, plan.schedule, plan.timesteps, recipe.target, mixed=recipe.mixed
+        )
 
 
 def _slug(method: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in method)
 
 
-def side_by_side(work: Path, path: Path) -> None:
-    """What every method's first seed drew, a line each: the same noise, a few of each digit in turn."""
+def side_by_side(subject: Subject, work: Path, path: Path) -> None:
+    """What every method's first seed drew, a line each: the same noise, a few of each class in turn."""
     files = {method: work / f"drawn-{_slug(method)}.npy" for method in METHODS}
     drawn = {method: np.load(file) for method, file in files.items() if file.exists()}
     if drawn:
-        title = f"drawn after {STEPS:,} steps: {SHOWN} of each digit, where one could be asked for"
+        title = f"drawn after {subject.steps:,} steps: {SHOWN} of each class, where one could be asked for"
         write_grid(path, np.concatenate(list(drawn.values())), list(drawn), title=title)
 
 
-def wanted(curves: bool, sigmas: bool) -> list[tuple[str, int, int]]:
+def wanted(subject: Subject, curves: bool, sigmas: bool) -> list[Key]:
     """All rows to be made, the first seed of every method first."""
-    rows = [(method, seed, STEPS) for seed in SEEDS for method in METHODS]
+    rows = [(method, seed, subject.steps) for seed in SEEDS for method in METHODS]
     if curves:
-        rows = [(method, 0, steps) for method in CURVED for steps in CURVE] + rows
+        rows = [(method, 0, steps) for method in CURVED for steps in subject.curve] + rows
     if sigmas:
-        rows += [(f"sigma {sigma:g}", 0, STEPS) for sigma in SIGMAS]
+        rows += [(f"sigma {sigma:g}", 0, subject.steps) for sigma in SIGMAS]
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", choices=["digits"])
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no row after this long")
-    parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "reproduce", help="checkpoints and labels")
-    parser.add_argument("--curves", action="store_true", help="also the scores over training steps")
-    parser.add_argument("--sigmas", action="store_true", help="also the generators over values of sigma")
-    options = parser.parse_args()
-    set_threads(len(os.sched_getaffinity(0)))
-    options.work.mkdir(parents=True, exist_ok=True)
-    workshop = Workshop(options.work)
-    done, start = {row.key for row in read_measured()}, time.monotonic()
-    for key in wanted(options.curves, options.sigmas):
-        if key in done:
-            continue
-        if time.monotonic() - start > 60 * options.minutes:
+def make(subject: Subject, keys: list[Key], *, work: Path, rows: Path, figure: Path, minutes: float) -> None:
+    """Makes the rows that are missing and adds each to the file of `rows`; begins none after so many minutes."""
+    work.mkdir(parents=True, exist_ok=True)
+    done, start = {row.key for row in read_measured(rows)}, time.monotonic()
+    missing = [key for key in keys if key not in done]
+    workshop = Workshop(subject, work) if missing else None
+    for key in missing:
+        if workshop is None or time.monotonic() - start > 60 * minutes:
             break
         row = workshop.measure(*key)
-        append(row)
+        append(row, rows)
         print(f"{row.method}, seed {row.seed}, {row.steps} steps: FID {row.fid:.2f} asked {row.asked_accuracy:.3f} "
               f"labels {row.label_accuracy:.3f} in {row.seconds:.0f} s", flush=True)  # fmt: skip
-        side_by_side(options.work, FIGURE)
+        side_by_side(subject, work, figure)
+
+
+def options() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--minutes", type=float, default=1e9, help="begin no row after this long")
+    common.add_argument("--work", type=Path, default=HERE.parent / "build" / "reproduce", help="checkpoints and labels")
+    common.add_argument("--curves", action="store_true", help="also the scores over training steps")
+    common.add_argument("--sigmas", action="store_true", help="also the generators over values of sigma")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subjects = parser.add_subparsers(dest="subject", required=True)
+    subjects.add_parser("digits", parents=[common], help="the whole table on two cores")
+    stl = subjects.add_parser("stl10", parents=[common], help="the paper's own data, for a GPU")
+    stl.add_argument("--data", type=Path, required=True, help="an .npz of its JPEG files, or a folder a class")
+    stl.add_argument("--preset", default="stl96", choices=["stl64", "stl96"])
+    stl.add_argument("--encoder", default="ViT-B-32/laion2b_s34b_b79k", help="what names the pictures, or mobilenet")
+    stl.add_argument("--network", default="inception", help="what the scores look through")
+    stl.add_argument("--weights", help="a file of Inception's weights")
+    stl.add_argument("--steps", type=int, default=200_000, help="of training")
+    stl.add_argument("--each", type=int, default=1300, help="pictures drawn of each class")
+    return parser
+
+
+def main() -> None:
+    given = vars(options().parse_args())
+    minutes, work, curves, sigmas, name = (given.pop(key) for key in ("minutes", "work", "curves", "sigmas", "subject"))
+    set_threads(len(os.sched_getaffinity(0)))
+    subject = digits() if name == "digits" else stl10(**given)
+    figure = FIGURES / ("reproduction.png" if name == "digits" else f"reproduction_{subject.name}.png")
+    keys = wanted(subject, curves, sigmas)
+    make(subject, keys, work=work / subject.name, rows=rows_file(subject.name), figure=figure, minutes=minutes)
 
 
 if __name__ == "__main__":

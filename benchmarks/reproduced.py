@@ -2,7 +2,18 @@
 
 from statistics import mean, stdev
 
-from benchmarks.measured import DEFAULT, LMR, METHODS, PLG, PLM, STEPS, TRUTH, UNCONDITIONAL, Measured, read_measured
+from benchmarks.measured import (
+    DEFAULT,
+    LMR,
+    METHODS,
+    PLG,
+    PLM,
+    TRUTH,
+    UNCONDITIONAL,
+    Measured,
+    read_measured,
+    rows_file,
+)
 
 __all__ = ["claims", "reproduction", "scores_table"]
 
@@ -25,20 +36,30 @@ PUBLISHED = {
     LMR: (16.66, 48.44, 11.64, 0.74, 0.39),
 }
 COMPARED = ("fid", "sfid", "inception_score", "precision", "recall")
-INTRODUCTION = """## The paper's tables on the digits
+# What each subject's table is about: its heading, its pictures, and what its scores look through.
+SUBJECTS = {
+    "digits": (
+        "the digits",
+        "1,797 pictures of 8 x 8 pixels",
+        "the shipped encoder that knows printed digits only: these FIDs have another scale than Inception's",
+    ),
+    "stl10-64": ("STL-10 at 64 pixels, a short budget", "13,000 pictures", "Inception's"),
+    "stl10-96": ("STL-10, a short budget", "13,000 pictures", "Inception's"),
+}
+INTRODUCTION = """## The paper's tables on {heading}
 
-Written from `results/reproduction/digits.csv`, which `python benchmarks/reproduce.py digits` makes row by row. Every
-row trains the same small network on the same 1,797 pictures of 8 x 8 pixels for {steps} steps, draws {samples:,}
-pictures with the same sampler, and is seen by the same network, the shipped encoder that knows printed digits only:
-these FIDs have another scale than Inception's. *Drawn as asked* is what a judge says, trained on true labels and used
-for nothing else (right for {judge:.1%} of digits it never saw). PLG are the clusters of preset `paper`, PLM names them,
-and LMR's repair makes the preset whole. Clusters without names (k-means, PLG) are read by the best mapping, which needs
-the truth. Mean and standard deviation of {seeds}."""
+Written from `results/reproduction/{subject}.csv`, which `python benchmarks/reproduce.py {command}` makes row by row.
+Every row trains the same small network on the same {pictures} for {steps:,} steps, draws {samples:,} pictures with the
+same sampler, and is seen by the same network, {network}. *Drawn as asked* is what a judge says, trained on true labels
+and used for nothing else (right for {judge:.1%} of pictures it never saw). PLG are the clusters of preset `paper`, PLM
+names them, and LMR's repair makes the preset whole. Clusters without names (k-means, PLG) are read by the best mapping,
+which needs the truth. Mean and standard deviation of {seeds}."""
 
 
 def final(rows: list[Measured]) -> dict[str, list[Measured]]:
     """Method -> the rows of its seeds after the last step, all made with as many samples as the others."""
-    chosen = [row for row in rows if row.steps == STEPS and row.method in METHODS]
+    last = max((row.steps for row in rows), default=0)
+    chosen = [row for row in rows if row.steps == last and row.method in METHODS]
     counts = {(row.samples, row.references) for row in chosen}
     if len(counts) > 1:
         raise ValueError(f"rows of one table must have the same numbers of samples and references, not {counts}")
@@ -116,20 +137,27 @@ def claims(rows: list[Measured]) -> str:
 
 
 def reproduction() -> str:
-    """The whole section, or nothing where no row is committed."""
-    rows = read_measured()
+    """A section for each subject of which rows are committed."""
+    return "\n\n".join(section for subject in SUBJECTS if (section := of_subject(subject)))
+
+
+def of_subject(subject: str) -> str:
+    rows = read_measured(rows_file(subject))
     found = final(rows)
     if UNCONDITIONAL not in found:
         return ""
-    one = found[UNCONDITIONAL][0]
-    seeds = sorted({len(of_method) for of_method in found.values()})
+    one, (heading, pictures, network) = found[UNCONDITIONAL][0], SUBJECTS[subject]
+    alone = {len(of_method) for of_method in found.values()} == {1}
     introduction = INTRODUCTION.format(
-        steps=STEPS,
+        subject=subject,
+        heading=heading,
+        command=subject.partition("-")[0],
+        pictures=pictures,
+        network=network,
+        steps=one.steps,
         samples=one.samples,
         judge=one.judge_accuracy,
-        seeds="one seed: no spread is known yet"
-        if seeds == [1]
-        else "the seeds that a row has, their number beside it",
+        seeds="one seed: no spread is known yet" if alone else "the seeds that a row has, their number beside it",
     )
     return "\n\n".join(
         part for part in (introduction, scores_table(rows), beside_the_paper(rows), claims(rows)) if part

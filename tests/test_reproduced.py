@@ -1,15 +1,20 @@
 """The words and numbers about the paper's tables are the rows', and rows that were made unlike are refused."""
 
+import io
 import math
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import judge, measured, reproduce, reproduced
-from benchmarks.measured import DEFAULT, LMR, METHODS, PLG, PLM, STEPS, TRUTH, UNCONDITIONAL, ZERO_SHOT, Measured
+from benchmarks.measured import DEFAULT, LMR, METHODS, PLG, PLM, TRUTH, UNCONDITIONAL, ZERO_SHOT, Measured
+from benchmarks.subjects import Subject, digits, stl10
+
+STEPS = 300
 
 
 def row(method: str, seed: int = 0, fid: float = 10.0) -> Measured:
@@ -43,7 +48,7 @@ def test_rows_of_unequal_size_make_no_table() -> None:
 
 
 def test_rows_in_the_midst_of_training_stay_out_of_the_table() -> None:
-    assert reproduced.final([row(PLG), replace(row(PLG), steps=STEPS // 2)]) == {PLG: [row(PLG)]}
+    assert reproduced.final([replace(row(PLG), steps=STEPS // 2), row(PLG)]) == {PLG: [row(PLG)]}
 
 
 def test_the_sentences_follow_the_rows() -> None:
@@ -56,43 +61,93 @@ def test_the_sentences_follow_the_rows() -> None:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Two methods, a step of training, and a judge that hardly learned."""
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Subject:
+    """The digits, a step of training, few pictures, and a judge that hardly learned."""
     monkeypatch.setattr(judge, "STEPS", 2)
-    monkeypatch.setattr(reproduce, "set_threads", lambda _: None)
-    monkeypatch.setattr(reproduce, "EACH", 2)
-    monkeypatch.setattr(reproduce, "SAMPLER_STEPS", 2)
-    monkeypatch.setattr(reproduce, "STEPS", 1)
-    monkeypatch.setattr(reproduce, "SETTINGS", reproduce.SETTINGS | {"recipe.batch": 8})
-    monkeypatch.setattr(reproduce, "FIGURE", tmp_path / "figure.png")
-    monkeypatch.setattr(reproduce, "SEEDS", (0,))
-    monkeypatch.setattr(reproduce, "METHODS", (UNCONDITIONAL, TRUTH))
-    rows = tmp_path / "digits.csv"
-    monkeypatch.setattr(reproduce, "read_measured", lambda: measured.read_measured(rows))
-    monkeypatch.setattr(reproduce, "append", lambda row: measured.append(row, rows))
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", "digits", "--work", str(tmp_path / "work")])
-    return rows
+    subject = digits(steps=1)
+    return replace(subject, each=2, sampler_steps=2, settings={**subject.settings, "recipe.batch": 8})
 
 
-def test_a_run_makes_what_is_missing_and_no_row_twice(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--minutes", "0"])
-    reproduce.main()
-    assert not tiny.exists()
-    monkeypatch.setattr(sys, "argv", sys.argv[:-2])
-    reproduce.main()
-    first = tiny.read_bytes()
-    plain, truth = measured.read_measured(tiny)
+def test_a_run_makes_what_is_missing_and_no_row_twice(tiny: Subject, tmp_path: Path) -> None:
+    keys = [(UNCONDITIONAL, 0, 1), (TRUTH, 0, 1)]
+    rows, figure = tmp_path / "digits.csv", tmp_path / "figure.png"
+    run = partial(reproduce.make, tiny, keys, work=tmp_path / "work", rows=rows, figure=figure)
+    run(minutes=0)
+    assert not rows.exists()
+    run(minutes=10)
+    first = rows.read_bytes()
+    plain, truth = measured.read_measured(rows)
     assert (plain.method, truth.method, truth.label_accuracy) == (UNCONDITIONAL, TRUTH, 1.0)
     assert plain.samples == truth.samples == 20
     assert math.isnan(plain.asked_accuracy)
-    assert reproduce.FIGURE.exists()
-    reproduce.main()
-    assert tiny.read_bytes() == first
+    assert figure.exists()
+    run(minutes=10)
+    assert rows.read_bytes() == first
 
 
-def test_a_label_set_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_methods_come_first_and_curves_only_where_asked(tiny: Subject) -> None:
+    plain = reproduce.wanted(tiny, curves=False, sigmas=False)
+    assert [method for method, _, _ in plain[: len(METHODS)]] == list(METHODS)
+    whole = reproduce.wanted(tiny, curves=True, sigmas=True)
+    assert set(plain) < set(whole)
+    assert len(set(whole)) == len(whole)
+
+
+def test_a_label_set_is_made_once(tiny: Subject, tmp_path: Path) -> None:
     """One run of the labeller gives the clusters, their names, the repair and the opinion."""
     np.savez(tmp_path / "labels-paper-0.npz", cluster=[3, 1], named=[1, 1], opinion=[0, 2], label=[1, 2])
-    monkeypatch.setattr(reproduce, "Labeler", None)
-    found = [reproduce.labels_of(method, 0, tmp_path).tolist() for method in (PLG, PLM, LMR, ZERO_SHOT)]
+    unasked = replace(tiny, label=None)
+    found = [reproduce.labels_of(unasked, method, 0, tmp_path).tolist() for method in (PLG, PLM, LMR, ZERO_SHOT)]
     assert found == [[3, 1], [1, 1], [1, 2], [0, 2]]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of a folder for each of two classes."""
+    for name, shade in (("bird", 40), ("ship", 200)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(4):
+            noise = np.random.default_rng(number).integers(0, 50, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(noise + np.uint8(shade)).save(tmp_path / "pictures" / name / f"{number}.png")
+    return tmp_path / "pictures"
+
+
+def test_a_folder_of_classes_makes_rows_as_the_digits_do(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "STEPS", 2)
+    subject = stl10(pictures, "tiny", "digits", "digits", None, steps=1, each=2)
+    assert subject.classes == ("bird", "ship")
+    assert subject.pixels.shape == (8, 8, 8, 3)
+    assert subject.truth.tolist() == [0] * 4 + [1] * 4
+    small = replace(subject, sampler_steps=2, settings={**subject.settings, "recipe.batch": 4, "network.width": 32})
+    rows, figure = tmp_path / "rows.csv", tmp_path / "figure.png"
+    reproduce.make(small, [(LMR, 0, 1)], work=tmp_path / "work", rows=rows, figure=figure, minutes=10)
+    made = measured.read_measured(rows)[0]
+    assert (made.method, made.samples, made.references) == (LMR, 4, 8)
+    assert 0 <= made.label_accuracy <= 1
+
+
+def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a folder for each class"):
+        stl10(tmp_path / "none", "tiny", "digits", "digits", None, steps=1, each=2)
+
+
+def test_the_papers_own_pictures_are_read_from_a_file(tmp_path: Path) -> None:
+    """Both folds, in their order, brought to the network's side."""
+    arrays: dict[str, np.ndarray] = {"class_names": np.array(["bird", "ship"])}
+    for fold, labels in (("train", [1, 0]), ("test", [0])):
+        files = [jpeg(100 * label + 50) for label in labels]
+        arrays[f"{fold}_data"] = np.frombuffer(b"".join(files), np.uint8)
+        arrays[f"{fold}_offsets"] = np.cumsum([0, *map(len, files)])
+        arrays[f"{fold}_labels"] = np.array(labels)
+    np.savez(tmp_path / "stl.npz", **arrays)
+    subject = stl10(tmp_path / "stl.npz", "tiny", "digits", "digits", None, steps=1, each=2)
+    assert subject.truth.tolist() == [1, 0, 0]
+    assert np.abs(subject.pixels.mean((1, 2, 3)) - [150, 50, 50]).max() < 2
+
+
+def jpeg(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (shade,) * 3).save(file, "JPEG", quality=95)
+    return file.getvalue()

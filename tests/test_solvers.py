@@ -61,3 +61,31 @@ def test_the_way_runs_from_noise_to_the_cleanest_moment(schedule: Schedule, spac
 def test_karras_sigmas_are_evenly_spaced_by_their_seventh_root() -> None:
     roots = [(at.sigma / at.alpha) ** (1 / 7) for at in instants(LINEAR, 9)]
     np.testing.assert_allclose(np.diff(roots), np.diff(roots)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_fresh_noise_keeps_the_distribution(eta: float) -> None:
+    """Whatever is replaced of the noise, a Gaussian's moments at the end are those of its flow."""
+    way = instants(LINEAR, 100)
+    random = torch.Generator().manual_seed(0)
+    normal = torch.randn(50_000, generator=random, dtype=torch.float64)
+    deviations = [math.sqrt(at.alpha**2 * SPREAD**2 + at.sigma**2) for at in (way[0], way[-1])]
+    x = way[0].alpha * MEAN + deviations[0] * normal
+    *_, before_last, _ = dpm_solver(
+        clean_of_gaussian, x, way, noise=lambda _: torch.randn(x.shape, generator=random, dtype=x.dtype), eta=eta
+    )
+    assert float(before_last.mean()) == pytest.approx(way[-1].alpha * MEAN, abs=0.01)
+    assert float(before_last.std()) == pytest.approx(deviations[1], rel=0.01)
+    begun = float(torch.corrcoef(torch.stack([normal, before_last]))[0, 1])
+    assert abs(begun) < (0.05 if eta == 1 else 0.5), "the noise of the beginning must be gone"
+
+
+def test_without_eta_noise_is_not_asked_for() -> None:
+    x = torch.linspace(-2, 2, 5)
+    way = instants(COSINE, 5)
+
+    def never(_: int) -> Tensor:
+        raise AssertionError
+
+    plain, offered = (list(dpm_solver(clean_of_gaussian, x, way, noise=noise)) for noise in (None, never))
+    assert all(torch.equal(a, b) for a, b in zip(plain, offered, strict=True))

@@ -57,7 +57,7 @@ def _add_sample(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--method", choices=("dpm", "heun", "ddim", "ancestral"), default="dpm")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--eta", type=float, default=0.0, help="DDIM's share of fresh noise")
+    parser.add_argument("--eta", type=float, help="share of fresh noise; by default 1 with dpm, 0 with ddim")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", help=DEVICES)

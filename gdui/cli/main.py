@@ -8,12 +8,12 @@ import traceback
 from collections.abc import Sequence
 
 from gdui import __version__
-from gdui.cli import evaluating, generating, labeling, reporting
+from gdui.cli import evaluating, generating, labeling, reporting, reproducing
 
 __all__ = ["main"]
 
 FAILED, INTERRUPTED = 1, 130
-GROUPS = (labeling, generating, evaluating, reporting)
+GROUPS = (labeling, generating, evaluating, reporting, reproducing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -42,7 +43,7 @@ class Sampler:
         its class ("free"), or a weaker network ("auto"). The last two move the prediction by their share times
         (prediction - other).
     grad_at: where the classifier's gradient is taken: at x_t, or for "ancestral" also at the mean of the next state.
-    eta: DDIM's share of fresh noise.
+    eta: share of fresh noise, of "dpm" and "ddim".
     conditional: whether the network takes classes; the classifier does in any case.
     bounded: whether clean images lie within [-1, 1]; latents needn't.
     """
@@ -88,10 +89,18 @@ class Sampler:
         with torch.no_grad():
             last = torch.full_like(seeds, len(self.schedule) - 1)
             black = torch.zeros(len(seeds), *shape, device=seeds.device).to(memory_format=torch.channels_last)
-            x = ops.noise_images(black, last, self.schedule, seed=seeds)
+
+            def noise(number: int) -> Tensor:
+                return ops.noise_images(black, last, self.schedule, seed=seeds + number)
+
+            x = noise(0)
             pull = None if scales is None else scales[:, None, None, None]
             if self.method in ("dpm", "heun"):
-                solver = dpm_solver if self.method == "dpm" else heun
+                solver = (
+                    partial(dpm_solver, noise=lambda step: noise(step + 1), eta=self.eta)
+                    if self.method == "dpm"
+                    else heun
+                )
                 way = instants(self.schedule, self.steps)
                 yield from solver(lambda state, at: self._clean(state, at, classes, pull), x, way)
             else:

@@ -1,6 +1,7 @@
 """Few-step solvers of the sampling equation, DPM-Solver++(2M) and Heun, for any function that predicts the clean image.
 
-With x = α x0 + σ noise, both follow the probability flow from pure noise down to σ = 0. Every image is on its own.
+With x = α x0 + σ noise, both follow the probability flow from pure noise down to σ = 0; DPM-Solver++ may also take
+fresh noise on the way, which corrects a small network's errors. Every image is on its own.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ class Instant:
 
 
 Denoise = Callable[[Tensor, Instant], Tensor]
+Noise = Callable[[int], Tensor]
 
 
 def instants(schedule: Schedule, steps: int, spacing: Spacing = "karras") -> list[Instant]:
@@ -54,8 +56,14 @@ def instants(schedule: Schedule, steps: int, spacing: Spacing = "karras") -> lis
     return [Instant(float(t), float(a), float(a * r)) for t, a, r in zip(timesteps, alphas, wanted, strict=True)]
 
 
-def dpm_solver(denoise: Denoise, x: Tensor, way: list[Instant]) -> Iterator[Tensor]:
-    """DPM-Solver++(2M) (Lu et al. 2022): two steps' predictions make one of second order. Yields every state."""
+def dpm_solver(
+    denoise: Denoise, x: Tensor, way: list[Instant], *, noise: Noise | None = None, eta: float = 0.0
+) -> Iterator[Tensor]:
+    """DPM-Solver++(2M) (Lu et al. 2022): two steps' predictions make one of second order. Yields every state.
+
+    With eta > 0 `noise` gives a fresh one for every step: at 1 this is their SDE-DPM-Solver++(2M), below it the
+    share of SA-Solver's constant τ = η (Xue et al. 2023). Of the old noise exp(-η²h) stays over a step of h in log-SNR.
+    """
     previous: Tensor | None = None
     for i, here in enumerate(way):
         clean = denoise(x, here)
@@ -69,7 +77,10 @@ def dpm_solver(denoise: Denoise, x: Tensor, way: list[Instant]) -> Iterator[Tens
         else:
             weight = step / (2 * (here.log_snr - way[i - 1].log_snr))
             direction = (1 + weight) * clean - weight * previous
-        x = (there.sigma / here.sigma) * x - there.alpha * float(np.expm1(-step)) * direction
+        kept = float(np.exp(-step * eta**2))
+        x = (there.sigma / here.sigma * kept) * x + there.alpha * (1 - kept * float(np.exp(-step))) * direction
+        if noise is not None and eta > 0:
+            x = x + there.sigma * float(np.sqrt(1 - kept**2)) * noise(i)
         previous = clean
         yield x
 

@@ -73,6 +73,7 @@ PRESETS: dict[str, UNetConfig] = {
         image_size=32, width=64, depth=2, multipliers=(1, 2, 2, 2), attention_at=(16, 8), head_width=32
     ),
     "medium": UNetConfig(image_size=64, width=128, multipliers=(1, 2, 3, 4), attention_at=(32, 16, 8)),
+    "stl64": UNetConfig(image_size=64, width=128, multipliers=(1, 2, 3, 4), attention_at=(16, 8)),
     "stl96": UNetConfig(image_size=96, width=128, multipliers=(1, 2, 3, 4), attention_at=(24, 12)),
     "adm64": replace(ADM, heads_first=False, dropout=0.1),
     "adm128": replace(ADM, image_size=128, width=256, depth=2, multipliers=(1, 1, 2, 3, 4), head_width=None, heads=4),
