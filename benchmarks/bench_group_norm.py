@@ -45,13 +45,18 @@ def sampled(function: Callable[..., Tensor], *values: Tensor) -> Callable[[], Te
 
 
 def agree(exact: Callable[[], Any], results: Mapping[str, Any]) -> None:
-    """No way is further from the result in float64 than twice what eager PyTorch is, give or take eight roundings."""
+    """Ours is no further from the result in float64 than twice what eager PyTorch is, give or take eight roundings.
+
+    The compiled sums over pixels run in one long chain: they lose more.
+    """
     plain, truth = several(results["eager"]), several(exact())
-    for name in ("compiled", "gdui"):
+    for name, roundings in (("compiled", 128), ("gdui", 8)):
         for found, usual, wanted in zip(several(results[name]), plain, truth, strict=True):
             off, allowed = (float((value.double() - wanted).abs().max()) for value in (found, usual))
             rounding = torch.finfo(found.dtype).eps * float(wanted.abs().max())
-            assert off <= 2 * allowed + 8 * rounding, f"{name}: off by {off:.3g}, eager PyTorch by {allowed:.3g}"
+            assert off <= 2 * allowed + roundings * rounding, (
+                f"{name}: off by {off:.3g}, eager PyTorch by {allowed:.3g}"
+            )
 
 
 def several(result: Any) -> tuple[Tensor, ...]:
