@@ -3,6 +3,7 @@
 import itertools
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -113,11 +114,20 @@ def one_mind(n: int, rng: np.random.Generator) -> Table:
     return (np.sort(rng.random(n))[None, :] + 1e-3 * rng.random(n)[:, None]).astype(np.float64)
 
 
-@pytest.mark.parametrize("kind", ["random", "one mind", "votes", "all equal", "wide", "tall"])
+def misled(n: int, rng: np.random.Generator) -> Table:
+    """Clusters of one mind whose highest pairs say nothing about the rest: whoever proposes later is wanted more."""
+    table = one_mind(n, rng)
+    worth = table[:, 0].argsort()
+    table[worth, -1] = 3 - np.arange(n) / n
+    return table
+
+
+@pytest.mark.parametrize("kind", ["random", "one mind", "misled", "votes", "all equal", "wide", "tall"])
 def test_larger_tables_equal_greedy(kind: str, rng: np.random.Generator) -> None:
     table = {
         "random": rng.random((700, 700), dtype=np.float32),
         "one mind": one_mind(600, rng),
+        "misled": misled(500, rng),
         "votes": rng.poisson(0.05, (500, 500)).astype(np.float16),
         "all equal": np.zeros((300, 300), np.float32),
         "wide": np.round(one_mind(900, rng), 3)[:200],
@@ -130,11 +140,13 @@ def test_larger_tables_equal_greedy(kind: str, rng: np.random.Generator) -> None
     np.testing.assert_array_equal(stable_match(table, table.copy()).class_of_cluster, found.class_of_cluster)
 
 
-@pytest.mark.parametrize("capacity", [2, 3])
-def test_chains_fill_every_seat(capacity: int, rng: np.random.Generator) -> None:
-    table = one_mind(400, rng)[:, :150]
-    found = stable_match(table, capacity=capacity)
-    np.testing.assert_array_equal(found.class_of_cluster, greedy(ranks(table), np.full(150, capacity)))
+@pytest.mark.parametrize("capacity", [1, 2, 3])
+@pytest.mark.parametrize("make", [one_mind, misled])
+def test_every_seat_is_filled(make: Callable[..., Table], capacity: int, rng: np.random.Generator) -> None:
+    table = make(400, rng)[:, -150:]
+    tie = rng.integers(0, 2, table.shape)
+    found = stable_match(table.round(4), tie_break=tie, capacity=capacity)
+    np.testing.assert_array_equal(found.class_of_cluster, greedy(ranks(table.round(4), tie), np.full(150, capacity)))
     assert found.blocking_pairs == 0
 
 

@@ -145,5 +145,6 @@ def _certified(
     threads: int,
 ) -> Matching:
     blocking, margin, value = _core.certify(table, class_table, ties, seats, classes, threads)
-    unmatched = np.setdiff1d(np.arange(table.shape[1]), classes)
-    return Matching(classes, unmatched, blocking, margin, value == 0, table, seats)
+    left = np.ones(table.shape[1], dtype=bool)
+    left[classes[classes >= 0]] = False
+    return Matching(classes, np.flatnonzero(left), blocking, margin, value == 0, table, seats)
