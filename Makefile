@@ -39,10 +39,10 @@ $(VENV)/.dev: $(BIN)/pip $(SOURCES)
 	$(BIN)/pip install --quiet -e '.[dev]'
 	touch $@ $(VENV)/.user
 
-$(VENV)/.docs: $(VENV)/.dev
+$(VENV)/.docs: $(BIN)/pip $(SOURCES)
 	$(BIN)/pip install --quiet -e '.[dev,docs]'
-	touch $@
+	touch $@ $(VENV)/.dev $(VENV)/.user
 
-$(VENV)/.bench: $(VENV)/.dev
+$(VENV)/.bench: $(BIN)/pip $(SOURCES)
 	$(BIN)/pip install --quiet -e '.[dev,bench]'
-	touch $@
+	touch $@ $(VENV)/.dev $(VENV)/.user
