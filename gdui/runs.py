@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -28,6 +28,7 @@ PIXELS = ("pictures.npy", "latents.npy")
 PLOTS = ("criterion.png", "losses.png")
 FILES = (LABELS, QUARANTINE, CORRECTIONS, *PIXELS, *PLOTS, "report.html", "log", "spice.safetensors")
 FOLDERS = (*STORES, "spice", "unet", "classifier", "model", "samples")
+BOOKS = (LOCK, MANIFEST, "config.toml", "log")
 
 
 @contextmanager
@@ -48,7 +49,8 @@ class Run:
     """A run folder, held by one process at a time; use it in a `with` block.
 
     Settings are plain values, nested at most one level. Once something is done, other settings are refused. A stage
-    that is `done` leaves its facts behind.
+    that is `done` leaves its facts behind. Where the block fails before there is more than books to keep, a folder that
+    was made for it goes again.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Run:
         self.path = Path(path)
         self.settings = dict(settings)
         self._manifest: dict[str, Any] = {}
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self._lock = _hold(self.path)
         try:
             self._open(mode)
@@ -84,11 +87,21 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._unmake()
         self.close()
 
     def close(self) -> None:
         """Lets another process have the folder."""
         self._lock.close()
+
+    def _unmake(self) -> None:
+        """Removes the folders that were made for this run, unless there is something in them."""
+        if self._made and not any(path.is_file() and path.name not in BOOKS for path in self.path.rglob("*")):
+            shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):
+                for parent in self._made[1:]:
+                    parent.rmdir()
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:

@@ -329,6 +329,7 @@ def test_a_source_without_images_says_so(gdui: Cli, names: Path, encoder: str, t
         code, _, err = gdui("label", tmp_path / name, "--classes", names, "--out", out, "--encoder", encoder)
         assert code == 1
         assert err.endswith(f"{name}' holds no images\n")
+        assert not out.exists()
 
 
 def test_unreadable_images_are_counted_and_named(
@@ -393,6 +394,8 @@ def test_mistakes_get_one_line(
     assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+    run = tmp_path / "run"
+    assert not run.exists() or str(run / "quarantine.parquet") in err, "a folder with nothing in it stayed"
 
 
 def test_weights_that_cannot_be_had_get_one_line(

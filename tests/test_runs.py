@@ -86,6 +86,28 @@ def test_long_names_have_room_for_the_mark(tmp_path: Path) -> None:
     assert target.exists()
 
 
+@pytest.mark.parametrize("product", [None, "features/0.npy", "quarantine.parquet"])
+@pytest.mark.parametrize("there_before", ["", "deep", "deep/run"])
+def test_a_failed_run_takes_its_folder_along_unless_it_holds_something(
+    tmp_path: Path, there_before: str, product: str | None
+) -> None:
+    def fail_after(run: Run) -> None:
+        run.features.mkdir()
+        run.log.touch()
+        if product:
+            (run.path / product).touch()
+        raise ValueError("too bad")
+
+    (tmp_path / there_before).mkdir(parents=True, exist_ok=True)
+    with pytest.raises(ValueError, match="too bad"), Run(tmp_path / "deep" / "run", SETTINGS) as run:
+        fail_after(run)
+    stays = bool(product) or there_before == "deep/run"
+    assert run.path.exists() == stays
+    assert run.path.parent.exists() == (stays or there_before == "deep")
+    with Run(tmp_path / "deep" / "run", SETTINGS) as again:
+        assert again.stages == {}
+
+
 def test_a_run_remembers_what_is_done(tmp_path: Path) -> None:
     with Run(tmp_path / "run", SETTINGS) as run:
         assert not run.done("encode")
