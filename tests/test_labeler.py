@@ -73,6 +73,40 @@ def test_useless_features_leave_the_opinion_alone() -> None:
     features = np.random.default_rng(3).standard_normal((len(truth), 300)).astype(np.float32)
     labels = Labeler(NAMES).fit_predict(features=features, opinions=opinions)
     np.testing.assert_array_equal(labels.label_index, opinions.argmax(1))
+    assert labels.table["rule"].unique().to_pylist() == ["alone"]
+
+
+def test_names_that_nothing_bears_out_leave_the_opinion_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Cats are taken for frogs, or else for dogs; dogs for ships, or else for cats. A sure opinion is followed."""
+    features, _, truth = heap()
+    random = np.random.default_rng(4)
+    often, seldom = np.array([2, 3, 2, 3])[truth], np.array([1, 0, 2, 3])[truth]
+    opinions = random.standard_normal((len(truth), 4)) * 0.1
+    opinions[np.arange(len(truth)), np.where(random.random(len(truth)) < 0.7, often, seldom)] += 0.7
+    labeler = Labeler(NAMES)
+    labels = labeler.fit_predict(features=features, opinions=opinions)
+    np.testing.assert_array_equal(labels.label_index, opinions.argmax(1))
+    assert "many classes are not what most of their own images vote for: the opinion stands" in caplog.text
+    assert "nothing bears the opinion out" in labels.why("0")
+    assert labels.facts.accuracy == pytest.approx(1 / 4)
+    assert labels.numbers("confidence").mean() == pytest.approx(1 / 4)
+    assert "estimated accuracy 25.0% (what the opinion is worth by itself: the opinion is unsure" in labels.summary()
+    labeler.save(tmp_path)
+    again = Labeler.load(tmp_path).predict(features=features, opinions=opinions)
+    np.testing.assert_array_equal(again.label_index, labels.label_index)
+    np.testing.assert_array_equal(again.numbers("confidence"), labels.numbers("confidence"))
+    by_hand = {str(row): NAMES[truth[row]] for row in range(40)}
+    assert right(Labeler(NAMES).fit_predict(features=features, opinions=opinions, pins=by_hand), truth) > 0.9
+    sure = Labeler(NAMES).fit_predict(features=features, opinions=8 * opinions)
+    assert "alone" not in sure.table["rule"].unique().to_pylist()
+
+
+def test_votes_that_have_nothing_to_do_with_the_images_stay_as_they_are() -> None:
+    features, opinions, _ = heap()
+    shuffled = np.random.default_rng(6).permutation(opinions)
+    labels = Labeler(NAMES).fit_predict(features=features, opinions=shuffled)
+    np.testing.assert_array_equal(labels.label_index, shuffled.argmax(1))
+    assert "neighbours vote alike no more often than by chance" in labels.summary()
 
 
 def test_new_images_are_labelled_without_learning_again(tmp_path: Path) -> None:

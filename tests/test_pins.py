@@ -119,6 +119,24 @@ def test_labels_that_are_all_corrected_are_all_right(rng: np.random.Generator, p
     assert labels.facts.accuracy == 1
 
 
+@pytest.mark.parametrize("spared", [0, 5, 180])
+def test_confidence_in_other_images_is_not_borrowed_from_corrections(rng: np.random.Generator, spared: int) -> None:
+    """Kinds overlap, so that even a model taught by a person's labels alone is often wrong."""
+    kind = np.arange(240) % 4
+    features = (rng.standard_normal((4, 12)) * 0.5)[kind] + rng.standard_normal((240, 12))
+    opinions = np.eye(4)[kind] * 0.4 + rng.random((240, 4))
+    pins = {str(row): NAMES[kind[row]] for row in range(spared, 240)}
+    labeler = Labeler(NAMES, **{"graph.least": 0.0})
+    labels = labeler.fit_predict(features=features, opinions=opinions, pins=pins)
+    assert labels.numbers("confidence")[spared:].min() == 1
+    new = (rng.standard_normal((4, 12)) * 0.5)[kind] + rng.standard_normal((240, 12))
+    for sure in (
+        labels.numbers("confidence")[:spared],
+        labeler.predict(features=new, opinions=opinions).numbers("confidence"),
+    ):
+        assert not len(sure) or 0.4 < sure.mean() < 0.9
+
+
 def test_pins_on_disk_come_back(tmp_path: Path) -> None:
     pins = {'a,"1"\n': "x, y", " b": "", "ü": "=1+1"}
     write_pins(tmp_path / "pins.csv", pins)

@@ -7,11 +7,12 @@ N is the number of images, k of neighbours, C of classes.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Consensus", "absent", "balance", "estimated_shares", "information", "settle"]
+__all__ = ["Consensus", "Doubt", "absent", "balance", "doubted", "estimated_shares", "information", "settle"]
 
 Matrix = npt.NDArray[np.float32]
 Vector = npt.NDArray[np.float64]
@@ -19,6 +20,10 @@ Vector = npt.NDArray[np.float64]
 TRUST = (0.25, 0.5, 0.75, 1.0)  # how far the shares follow their estimate: 0 is equal shares, 1 the estimate
 FLOOR = 1e-9
 RARELY = 0.02  # as often as for the class they name most
+NEARBY = 5
+CHANCE = 3  # standard deviations that it does not reach
+UNSURE = 0.5
+BORNE_OUT = 0.8
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,58 @@ def settle(
     trust = best if informed[best] > (1 + gain) * informed[0.0] else 0.0
     shares = _tempered(estimate, trust)
     return Consensus(balance(field, shares), shares)
+
+
+class Doubt(NamedTuple):
+    """Why the consensus is not to be believed; and what the opinion's probabilities are to be multiplied by then."""
+
+    reason: str
+    trust: float
+
+
+def doubted(
+    label: npt.NDArray[np.integer],
+    opinion: Matrix,
+    neighbors: npt.NDArray[np.integer],
+    *,
+    least: float,
+    vouched: bool = False,
+) -> Doubt | None:
+    """What speaks against labels [N] that neighbours [N, k] and the opinion [N, C] agreed on, None if nothing does.
+
+    A consensus wipes out mistakes that are scattered, and makes those that are shared complete. So it needs features
+    that tell images apart, and votes that have to do with them. And where many classes are not what their own images
+    mostly vote for, their names are guesses: then the opinion must at least be sure of what it says.
+
+    least: the share of images that must have their nearest neighbour's label.
+    vouched: that a person has named some of the images, which says more of names than the opinion can.
+    """
+    votes, sure = opinion.argmax(axis=1), float(opinion.max(axis=1).mean())
+    chance = 1 / (opinion.shape[1] * sure)
+    if (label == label[neighbors[:, 0]]).mean() < least:
+        return Doubt("neighbours hardly agree on any label, so the features tell little", 1.0)
+    if vouched:
+        return None
+    if not _echoed(votes, neighbors[:, :NEARBY], opinion.shape[1]):
+        return Doubt("neighbours vote alike no more often than by chance", chance)
+    if sure < UNSURE and _borne_out(label, votes, opinion.shape[1]) < BORNE_OUT:
+        return Doubt("the opinion is unsure, and many classes are not what most of their own images vote for", chance)
+    return None
+
+
+def _echoed(votes: npt.NDArray[np.integer], neighbors: npt.NDArray[np.integer], classes: int) -> bool:
+    """Whether neighbours [N, k] vote alike more often than if votes [N] had nothing to do with them."""
+    alike = (votes[neighbors] == votes[:, None]).mean()
+    chance = np.square(np.bincount(votes, minlength=classes) / len(votes)).sum()
+    pairs = neighbors.size / 2  # most are neighbours of each other
+    return bool(alike > chance + CHANCE * np.sqrt(chance * (1 - chance) / pairs))
+
+
+def _borne_out(label: npt.NDArray[np.integer], votes: npt.NDArray[np.integer], classes: int) -> float:
+    """The share of the labels' classes that their images vote for more often than for any other."""
+    table = np.bincount(label.astype(np.int64) * classes + votes, minlength=classes**2).reshape(classes, classes)
+    present = table.sum(axis=1) > 0
+    return float((table.argmax(axis=1) == np.arange(classes))[present].mean())
 
 
 def balance(field: Matrix, shares: Vector, rounds: int = 50) -> Matrix:

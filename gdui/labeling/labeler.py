@@ -34,7 +34,7 @@ Indices = npt.NDArray[np.integer]
 ROWS_PER_CLASS = 100
 HOW_ESTIMATED = "the geometric mean of the agreement with the opinion and among nearest neighbours"
 HOW_PINNED = ", where no person said what is right"
-EVERYTHING = 2.0  # a floor no probability reaches
+HOW_ALONE = "what the opinion is worth by itself: "
 CLUSTERS_PER_CLASS = {"paper": 1, "default": 3}
 
 log = logging.getLogger(__name__)
@@ -202,19 +202,21 @@ class Labeler:
             floor = naming.floors(judged, config.refine.sigma)
             learned = replace(learned, clusters=model, names=named.names, floor=floor)
             refined = decided = learned.refined(found, opinion)
+        doubt = None
         if config.graph.enabled:
             with clock.stage("graph"):
                 settled = self._settle(votes, modes, near, similarity, pins)
                 votes, self.shares = consensus.balance(opinion, settled.shares).argmax(axis=1), settled.shares
             with clock.stage("linear"):
                 smooth, decided = self._smooth(learned, refined, settled.field, unit, own, votes, near[:, 0], pins)
-            if 1 - _differ(decided.label, decided.label[near[:, 0]]) >= config.graph.least:
-                learned = smooth
-            else:
-                log.warning("neighbours hardly agree on any label: the features tell little, and the opinion stands")
-                learned = replace(learned, floor=np.full(model.k, EVERYTHING, np.float32))
+            named_by_hand, least = bool((pins.classes >= 0).any()), config.graph.least
+            doubt = consensus.doubted(decided.label, own, near, least=least, vouched=named_by_hand)
+            learned = replace(learned, alone=doubt.trust) if doubt else smooth
+            if doubt:
+                log.warning("%s: the opinion stands as it is", doubt.reason)
                 decided = learned.refined(found, opinion)
         matched, decided = named.names[found.cluster], pins.decide(decided)
+        agreed = pins.estimate(decided.label, votes, near[:, 0])
         self._facts = Facts(
             encoder=self._intake.namer.name,
             encoder_hash=images.encoder_hash,
@@ -223,8 +225,8 @@ class Labeler:
             configuration=config.to_dict(),
             clusters=naming.cluster_facts(named, judged, config.refine),
             learned_from=len(rows),
-            accuracy=pins.estimate(decided.label, votes, near[:, 0]),
-            accuracy_how=HOW_ESTIMATED + HOW_PINNED * bool(len(pins.rows)),
+            accuracy=float(decided.confidence.mean()) if doubt else agreed,
+            accuracy_how=HOW_ALONE + doubt.reason if doubt else HOW_ESTIMATED + HOW_PINNED * bool(len(pins.rows)),
             criterion=self.criterion,
             changed={
                 "match": _differ(opinion.argmax(axis=1), matched),
@@ -327,10 +329,10 @@ class Labeler:
         )
         odds = np.log(field + 1e-3) + np.log(held_out + 1e-9)
         label = odds.argmax(axis=1)
-        accuracy = pins.estimate(label, votes, nearest)
+        accuracy, others = pins.unaided(label, votes, nearest, held_out.argmax(axis=1)), pins.others(len(label))
         model = linear.fit_linear(inputs, label, classes, decay=settings.decay, rounds=settings.rounds)
         sharpness = calibrated(np.log(held_out + 1e-9), accuracy)
-        decided = overruled(refined, label, confidences(odds, calibrated(odds, accuracy)))
+        decided = overruled(refined, label, confidences(odds, calibrated(odds[others], accuracy)))
         return replace(learned, linear=model, spread=spread, sharpness=sharpness), decided
 
     def _labels(self, images: Images, clock: Clock, outcome: Outcome | None) -> Labels:

@@ -45,6 +45,7 @@ class Learned:
     surety: how sure the opinion of a cluster's images and their neighbours is, on average [K].
     linear: the linear model that learned the graph's outcome; without it clusters and opinion decide.
     spread, sharpness: of the opinion's logs when it was learned, and what its log-odds are multiplied by.
+    alone: where nothing bears the opinion out, it stands, and this is what its probabilities are multiplied by.
     """
 
     center: Matrix
@@ -55,6 +56,7 @@ class Learned:
     linear: Linear | None = None
     spread: float = 1.0
     sharpness: float = 1.0
+    alone: float | None = None
 
     @classmethod
     def blank(cls, features: Matrix, *, centred: bool) -> Self:
@@ -76,6 +78,9 @@ class Learned:
     def refined(self, found: Assignment, opinion: Matrix) -> Decision:
         """What the clusters' names and the opinion [n, C] make of the images."""
         named, voted = self.names[found.cluster], opinion.argmax(axis=1)
+        if self.alone is not None:
+            by = np.full(len(voted), RULE["alone"], np.uint8)
+            return Decision(voted.astype(np.int32), opinion.max(axis=1) * np.float32(self.alone), by)
         moved = (found.confidence < self.floor[found.cluster]) | (named < 0)
         unvoted = np.isinf(self.floor[found.cluster]) | (named < 0)
         rule = np.where(moved, np.where(unvoted, RULE["unvoted"], RULE["opinion"]), RULE["cluster"])
@@ -98,7 +103,7 @@ class Learned:
         arrays = {"center": self.center, "names": self.names, "floor": self.floor, "surety": self.surety}
         arrays |= {f"clusters.{name}": value for name, value in _arrays(self.clusters).items()}
         arrays |= {f"linear.{name}": value for name, value in _arrays(self.linear).items()}
-        numbers = {"kind": kind, "spread": self.spread, "sharpness": self.sharpness}
+        numbers = {"kind": kind, "spread": self.spread, "sharpness": self.sharpness, "alone": self.alone}
         with atomic_path(folder / TENSORS) as path:
             save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, path)
         with atomic_path(folder / ABOUT) as path:
@@ -123,9 +128,8 @@ class Learned:
             raise ValueError(f"{folder} holds no labeler: there is no {error.filename}") from None
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{folder} holds no labeler that can be read: {error!r}") from None
-        return cls(
-            **plain, clusters=clusters, linear=linear, spread=numbers["spread"], sharpness=numbers["sharpness"]
-        ), about
+        factors = {name: numbers[name] for name in ("spread", "sharpness", "alone")}
+        return cls(**plain, **factors, clusters=clusters, linear=linear), about
 
 
 def digest(folder: Path) -> str:
@@ -146,7 +150,12 @@ def confidences(odds: Matrix, sharpness: float) -> Matrix:
 
 
 def calibrated(odds: Matrix, accuracy: float) -> float:
-    """The sharpness at which the mean confidence is `accuracy`, by bisection; its logarithm stays within +-7."""
+    """The sharpness at which the mean confidence is `accuracy`, by bisection; its logarithm stays within +-7.
+
+    Without any rows there is nothing to measure it by, and it is 1.
+    """
+    if not len(odds):
+        return 1.0
     low, high = -7.0, 7.0
     for _ in range(30):
         middle = (low + high) / 2

@@ -84,9 +84,30 @@ class Pins:
         The opinion has mistakes of its own, so agreement with it is too low an estimate; a neighbour shares our
         mistakes, so agreement with it is too high a one. Their geometric mean stands between.
         """
-        others = np.ones(len(label), np.bool_)
-        others[self.rows] = False
+        others = self.others(len(label))
         if not others.any():
             return 1.0
-        share, voted, alike = others.mean(), (label == votes)[others], (label == label[nearest])[others]
-        return float((1 - share) + share * np.sqrt(voted.mean() * alike.mean()))
+        share = others.mean()
+        return float((1 - share) + share * _agreement(others, label, votes, nearest))
+
+    def unaided(self, label: Indices, votes: Indices, nearest: Indices, guessed: Indices) -> float:
+        """How many labels would be right if nobody had said anything: what confidence in the others is measured by.
+
+        Of the images that a person spoke of it shows in what is guessed by a model that has not heard it.
+        """
+        others = self.others(len(label))
+        right = (guessed[self.rows] == self.classes).sum()
+        return float((others.sum() * _agreement(others, label, votes, nearest) + right) / len(label))
+
+    def others(self, n: int) -> npt.NDArray[np.bool_]:
+        """Those of n images of which no person said anything."""
+        out = np.ones(n, np.bool_)
+        out[self.rows] = False
+        return out
+
+
+def _agreement(rows: npt.NDArray[np.bool_], label: Indices, votes: Indices, nearest: Indices) -> float:
+    """The geometric mean of how often labels agree with the opinion and with those of the nearest images."""
+    if not rows.any():
+        return 0.0
+    return float(np.sqrt((label == votes)[rows].mean() * (label == label[nearest])[rows].mean()))

@@ -30,6 +30,7 @@ RULES = {
     "graph": "the votes of its neighbours, and the linear model that learned from them, overrule cluster and opinion",
     "rejected": "the opinion is unsure about it and its neighbours, so it gets no label",
     "pinned": "a person said so",
+    "alone": "nothing bears the opinion out, so its first choice stands as it is",
 }
 
 NAME = pa.dictionary(pa.int32(), pa.string())
