@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from gdui import checks
 from gdui.config import Config
-from gdui.images import Source
+from gdui.images import Shard, Source
 from gdui.images.shards import fingerprint
 from gdui.labeling.encoders import Encoder, load_encoder, seen_by
 from gdui.labeling.features import FeatureStore, Ledger, encode_source, load_features
@@ -59,11 +59,13 @@ def label_run(
         opinions: an .npy of scores [N, C], where the encoder is not to be asked.
         mode: "continue" keeps what an earlier call with the same settings has done, "overwrite" starts anew.
     """
-    checks.class_names(classes)
+    names = checks.class_names(classes)
     if config.encode.encoder is None and not ready:
         config = config.override({"encode.encoder": ENCODER})
     inputs = Inputs.of(source, ready, opinions)
     images = inputs.open(Path(out))
+    if images and (most := _total(images.shards)) and most < len(names):
+        raise ValueError(f"{most} images are fewer than the {len(names)} classes")
     stamp = inputs.stamp(images)
     begins = mode == "overwrite" or not (Path(out) / MANIFEST).exists()
     loaded = _encoders(config, inputs) if begins else {}
@@ -239,8 +241,7 @@ class _Job:
         if encoder is None:
             raise ValueError("images can't be labelled without an encoder: name one with --encoder")
         store = FeatureStore(folder, encoder)
-        counts = [shard.count for shard in images.shards if shard not in store]
-        total = 0 if None in counts else sum(count or 0 for count in counts)
+        total = _total(shard for shard in images.shards if shard not in store)
         self._enter(stage, encode_source(images, encoder, store, progress=partial(self._encoding, stage, total)))
         return store.quarantine()
 
@@ -293,6 +294,12 @@ class _Job:
         for name, took in seconds.items() if done.images else ():
             before, images = self.ledger.get(name, (0.0, 0))
             self.ledger[name] = before + took, images + done.images
+
+
+def _total(shards: Iterable[Shard]) -> int:
+    """How many images the shards hold, 0 where nobody knows."""
+    counts = [shard.count for shard in shards]
+    return 0 if None in counts else sum(count or 0 for count in counts)
 
 
 def _encoders(config: Config, inputs: Inputs) -> dict[str, Encoder]:
