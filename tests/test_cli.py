@@ -379,7 +379,8 @@ def test_mistakes_get_one_line(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "0.png").write_text("hello")
+    for name in ("0.png", "1.png"):
+        (tmp_path / "broken" / name).write_text("hello")
     (tmp_path / "bad.toml").write_text("seed = ")
     (tmp_path / "names.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
     given = [one.format(tmp=tmp_path, photos=photos) for one in arguments]
