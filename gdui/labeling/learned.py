@@ -123,13 +123,13 @@ class Learned:
             arrays, numbers = load_file(folder / TENSORS), about.pop("learned")
             clusters = KINDS[numbers["kind"]](**_part(arrays, "clusters."))
             linear = Linear(**_part(arrays, "linear.")) if "linear.weight" in arrays else None
-            plain = {name: arrays[name] for name in ("center", "names", "floor", "surety")}
+            given: dict[str, Any] = {name: arrays[name] for name in ("center", "names", "floor", "surety")}
+            given |= {name: numbers[name] for name in ("spread", "sharpness", "alone")}
         except FileNotFoundError as error:
             raise ValueError(f"{folder} holds no labeler: there is no {error.filename}") from None
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{folder} holds no labeler that can be read: {error!r}") from None
-        factors = {name: numbers[name] for name in ("spread", "sharpness", "alone")}
-        return cls(**plain, **factors, clusters=clusters, linear=linear), about
+        return cls(**given, clusters=clusters, linear=linear), about
 
 
 def digest(folder: Path) -> str:
