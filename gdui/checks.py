@@ -2,6 +2,8 @@
 
 import math
 import os
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,7 @@ __all__ = [
     "ranged_numbers",
     "same_length",
     "thread_count",
+    "typed",
     "whole",
 ]
 
@@ -188,6 +191,27 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
     return value
+
+
+def typed(owner: type, field_name: str, name: str, value: Any) -> Any:
+    """`value` as the field's type takes it: whole numbers pass for float ones, lists for tuples."""
+    hint = typing.get_type_hints(owner)[field_name]
+    allowed = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    kinds = [_kind(one) for one in allowed]
+    if tuple in kinds and isinstance(value, list):
+        value = tuple(value)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) not in kinds:
+        wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
+    return value
+
+
+def _kind(hint: Any) -> Any:
+    """The class of a type hint's values."""
+    origin = typing.get_origin(hint) or hint
+    return type(typing.get_args(hint)[0]) if origin is typing.Literal else origin
 
 
 def same_length(**arrays: Sequence[object] | npt.NDArray[np.generic]) -> int:

@@ -1,8 +1,6 @@
 """Every decision of the labelling, one frozen dataclass a stage, with its reason, presets and overrides."""
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -268,7 +266,7 @@ class Config:
             if inner:
                 config = dataclasses.replace(config, **{stage: _replaced(getattr(config, stage), name, inner, value)})
             else:
-                config = dataclasses.replace(config, **{stage: _typed(type(config), stage, name, value)})
+                config = dataclasses.replace(config, **{stage: checks.typed(type(config), stage, name, value)})
         return config
 
     def names(self) -> list[str]:
@@ -310,19 +308,4 @@ class Config:
 def _replaced(stage: Any, name: str, inner: str, value: Any) -> Any:
     if not dataclasses.is_dataclass(stage) or inner not in {f.name for f in dataclasses.fields(stage)}:
         raise ValueError(f"no setting is named {name!r}")
-    return dataclasses.replace(stage, **{inner: _typed(type(stage), inner, name, value)})  # type: ignore[type-var]
-
-
-def _typed(owner: type, field_name: str, name: str, value: Any) -> Any:
-    """`value` as the field's type takes it: whole numbers pass for float ones, lists for tuples."""
-    hint = typing.get_type_hints(owner)[field_name]
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    kinds = [typing.get_origin(kind) or kind for kind in allowed]
-    if tuple in kinds and isinstance(value, list):
-        value = tuple(value)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) not in kinds:
-        wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
-        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
-    return value
+    return dataclasses.replace(stage, **{inner: checks.typed(type(stage), inner, name, value)})  # type: ignore[type-var]

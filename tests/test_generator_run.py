@@ -184,6 +184,7 @@ def test_confidence_weighs_and_abstained_images_train_the_unnamed_part(
         ({"settings": {"speed": 9}}, "no setting is named 'speed'; there are size"),
         ({"settings": {"recipe.batch": 0}}, "batch must be at least 1"),
         ({"settings": {"schedule": "square"}}, "name must be one of 'linear'"),
+        ({"settings": {"channels": 4}}, "channels must be 1 or 3 for pictures, not 4"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -313,7 +314,7 @@ def test_the_command_trains_and_says_what_came_of_it(tmp_path: Path, capsys: pyt
     assert {name: one["steps"] for name, one in told.items()} == {"unet": 4, "classifier": 2}
     assert cli.main([*command, *options]) == 0
     assert "unet: 4 steps, loss" in capsys.readouterr().out
-    assert cli.main([*command, *options, "--set", "recipe.rate=nan"]) == 1
+    assert cli.main([*command, *options, "--set", "recipe.rate=0.5"]) == 1
     assert "begun with other settings" in capsys.readouterr().err
     lost = [*command[:-1], str(tmp_path / "other"), *options, "--set", "recipe.rate=1e30"]
     assert cli.main(lost) == 1

@@ -85,13 +85,18 @@ class Plan:
         return plan._changed(asked)
 
     def _changed(self, asked: Mapping[str, Any]) -> "Plan":
-        plan = self
+        """With all changes made at once: what doesn't fit one by one may fit together."""
+        plain: dict[str, Any] = {}
+        within: dict[str, dict[str, Any]] = {}
         for name, value in asked.items():
             part, _, inner = name.partition(".")
-            if part not in {one.name for one in fields(plan)} or bool(inner) != (part not in PLAIN):
-                raise ValueError(f"no setting is named {name!r}; there are size, channels, {', '.join(plan.names())}")
-            plan = replace(plan, **{part: _with(getattr(plan, part), name, inner, value) if inner else value})
-        return plan
+            if part not in {one.name for one in fields(self)} or bool(inner) != (part not in PLAIN):
+                raise ValueError(f"no setting is named {name!r}; there are size, channels, {', '.join(self.names())}")
+            if inner:
+                within.setdefault(part, {})[inner] = value
+            else:
+                plain[name] = checks.typed(Plan, name, name, value)
+        return replace(self, **plain, **{part: _with(getattr(self, part), part, own) for part, own in within.items()})
 
     def names(self) -> list[str]:
         """The dotted name of every setting."""
@@ -120,17 +125,15 @@ def _classifier(kind: str, network: UNetConfig, classes: int) -> ClassifierConfi
     if kind == "spice":
         return SpiceConfig(network.image_size, classes, network.channels)
     kept = {one.name: getattr(network, one.name) for one in fields(UNetConfig)}
-    half = max(32, network.width // 2)
+    head = network.head_width or 32
+    half = -(-network.width // (2 * head)) * head  # rounded up to whole heads
     own = {"classes": classes, "width": half, "learned_variance": False, "dropout": 0.0}
     return ClassifierConfig(**kept | own)
 
 
-def _with(part: Parts, name: str, inner: str, value: Any) -> Parts:
-    known = {one.name: getattr(part, one.name) for one in fields(part)}
-    if inner not in known:
-        raise ValueError(f"no setting is named {name!r}; of {name.partition('.')[0]} there are {', '.join(known)}")
-    if isinstance(value, list):
-        value = tuple(value)
-    if isinstance(known[inner], bool) != isinstance(value, bool):
-        raise TypeError(f"{name} must be {type(known[inner]).__name__}, not {type(value).__name__}")
-    return replace(part, **{inner: value})
+def _with(part: Parts, name: str, changes: Mapping[str, Any]) -> Parts:
+    known = [one.name for one in fields(part)]
+    if unknown := [inner for inner in changes if inner not in known]:
+        raise ValueError(f"no setting is named '{name}.{unknown[0]}'; of {name} there are {', '.join(known)}")
+    typed = {inner: checks.typed(type(part), inner, f"{name}.{inner}", value) for inner, value in changes.items()}
+    return replace(part, **typed)

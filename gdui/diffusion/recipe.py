@@ -1,7 +1,8 @@
 """How long a network trains, how fast, and on what; and everything that is random about one of its steps."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from torch import Tensor
 from gdui import checks
 from gdui.diffusion.pictures import Batch, Pictures
 from gdui.diffusion.times import Times
+from gdui.ops.objective import Kind, Target, Weighting
 from gdui.training.order import rows_of
 
 __all__ = ["Draw", "Recipe", "draw"]
@@ -45,9 +47,9 @@ class Recipe:
     times: Literal["uniform", "loss_aware"] = "uniform"
     intervals: int = 1
     mixed: bool = True
-    kind: Literal["simple", "hybrid", "rescaled_hybrid", "vlb"] = "hybrid"
-    target: Literal["eps", "x0", "v"] = "eps"
-    weighting: Literal["min_snr", "p2"] | None = None
+    kind: Kind = "hybrid"
+    target: Target = "eps"
+    weighting: Weighting | None = None
     seed: int = 0
     save_every: int = 1_000
     keep: int = 2
@@ -55,10 +57,16 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "intervals", "save_every", "keep"):
             checks.whole(name, getattr(self, name), 1)
+        checks.whole("warmup", self.warmup, 0)
+        for name in ("rate", "weight_decay", "clip"):
+            checks.in_range(name, getattr(self, name), 0, math.inf)
         checks.in_range("forget", self.forget, 0, 1)
         for decay in self.ema:
             checks.in_range("ema", decay, 0, 1)
         checks.one_of("times", self.times, Times)
+        for name, allowed in (("kind", Kind), ("target", Target), ("weighting", Weighting)):
+            if getattr(self, name) is not None:
+                checks.one_of(name, getattr(self, name), get_args(allowed))
         if self.intervals > 1 and self.times != "uniform":
             raise ValueError("intervals share the time steps evenly: leave times at 'uniform'")
         self.check_parts(1)

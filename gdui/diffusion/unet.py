@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from gdui import checks
 from gdui.diffusion.attention import Attention
 from gdui.diffusion.layers import Block, Resample, ResBlock, TimeEmbedding, norm_silu
 from gdui.diffusion.norm import zeroed
@@ -41,6 +42,9 @@ class UNetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "width", "depth", "channels"):
+            checks.whole(name, getattr(self, name), 1)
+        checks.in_range("dropout", self.dropout, 0, 1)
         smallest = 2 ** (len(self.multipliers) - 1)
         if self.image_size % smallest:
             raise ValueError(
@@ -49,6 +53,10 @@ class UNetConfig:
         for edge in self.attention_at:
             if edge < 1 or edge > self.image_size:
                 raise ValueError(f"attention_at must lie between 1 and the image size {self.image_size}, not {edge}")
+        for level, width in enumerate(self.level_widths):
+            if self.attends(level) or level + 1 == len(self.multipliers):
+                self.heads_at(width)
+                self.heads_at(width, up=True)
 
     @property
     def level_widths(self) -> list[int]:
@@ -59,11 +67,14 @@ class UNetConfig:
         return 2**level in {self.image_size // edge for edge in self.attention_at}
 
     def heads_at(self, channels: int, *, up: bool = False) -> int:
+        """How many heads an attention of so many channels has."""
         if self.head_width is None:
-            return (self.heads_up or self.heads) if up else self.heads
-        if channels % self.head_width:
-            raise ValueError(f"head_width must divide the {channels} channels of its level, {self.head_width} does not")
-        return channels // self.head_width
+            name, asked = "heads", (self.heads_up or self.heads) if up else self.heads
+        else:
+            name, asked = "head_width", self.head_width
+        if channels % asked:
+            raise ValueError(f"{name} must divide the {channels} channels of its level, {asked} does not")
+        return asked if self.head_width is None else channels // asked
 
 
 ADM = UNetConfig(image_size=64, width=192, depth=3, multipliers=(1, 2, 3, 4), attention_at=(32, 16, 8), classes=1000)

@@ -224,6 +224,8 @@ def _coder(latents: Any, plan: Plan) -> Coder | None:
     """What encodes and decodes, where the networks see latents, and only then."""
     if latents is None and plan.picture_size:
         raise ValueError("picture_size is for latents: leave it out, or give latents")
+    if latents is None and plan.network.channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3 for pictures, not {plan.network.channels}")
     if latents is not None and (plan.recipe.mirror or plan.classifier_recipe.mirror):
         raise ValueError("recipe.mirror must be off with latents: a mirrored picture's are not its mirrored latents")
     return None if latents is None else coder_of(latents)
