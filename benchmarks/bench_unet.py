@@ -1,13 +1,20 @@
 """Steps of a whole network: training, sampling, guided sampling.
 
 Everybody's network has the same widths, depth and attention. A step is all that happens between two batches: noising,
-network, loss, gradients, AdamW and a running average, or network and the sampler's arithmetic.
+network, loss, gradients, AdamW and a running average, or network and the sampler's arithmetic. Beside them, how long
+training waits for pictures by its own ledger, and how long the demo's network takes to compile where nothing is cached.
 """
 
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, log_softmax, mse_loss
@@ -19,9 +26,11 @@ from benchmarks.unet_peers import Plain, diffusers_unet
 from gdui import ops
 from gdui.diffusion.averages import follow
 from gdui.diffusion.classifier import Classifier, ClassifierConfig, guidance_gradient
+from gdui.diffusion.curves import ledger
 from gdui.diffusion.losses import denoiser_loss
-from gdui.diffusion.pictures import Batch
+from gdui.diffusion.pictures import Batch, Pictures, store_pixels
 from gdui.diffusion.recipe import Recipe
+from gdui.diffusion.train import train_network
 from gdui.diffusion.unet import UNet, preset
 from gdui.training.precision import autocast, for_inference
 
@@ -29,6 +38,12 @@ DEVICES = ("cpu",)
 
 CLASSES, BATCH, DECAY, RATE = 10, 32, 0.9999, 1e-4
 PEERS = ("guided-diffusion", "guided-diffusion, channels_last", "diffusers", "diffusers, channels_last, bf16")
+FASTER = {
+    "training step": {"guided-diffusion": 1.6, "diffusers": 1.3},
+    "sampling step": {"guided-diffusion": 2.0, "diffusers": 1.5},
+    "guided sampling step": {"guided-diffusion": 2.0},
+}
+LONGEST_COMPILE, LONGEST_WAIT = 60.0, 0.02  # seconds; share of a training step
 BFLOAT16 = torch.bfloat16
 Way = Callable[[], Tensor]
 Network = TypeVar("Network", bound=nn.Module)
@@ -91,7 +106,7 @@ def beside_limits(
 ) -> None:
     """Rows of `ways`, and of convolutions of as many operations as ours has: images a second of a core."""
     limits = {"bf16 convolutions": products(count, BFLOAT16), "float32 convolutions": products(count, torch.float32)}
-    bench.compare(
+    times = bench.compare(
         f"{BATCH} x 32 x 32, {what}",
         ways | limits,
         agree=agree,
@@ -100,6 +115,9 @@ def beside_limits(
         work=BATCH / bench.threads,
         unit="images/CPU s",
     )
+    for peer, wanted in FASTER[what].items():
+        found = min(times[name] for name in ways if name.startswith(peer)) / times["gdui"]
+        assert bench.quick or found >= wanted, f"{what}: {found:.2f} times as fast as {peer}, not {wanted}"
 
 
 def trained(network: nn.Module, loss: Callable[[], Tensor], *, clip: bool = False, fused: bool | None = None) -> Way:
@@ -320,7 +338,59 @@ def guided(bench: Bench) -> None:
     )
 
 
+def pictures(bench: Bench) -> None:
+    """Trains from a store on disk; the ledger says how much of a step went by without pictures."""
+    steps, generator = 3 if bench.quick else 15, np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (4096, 32, 32, 3), dtype=np.uint8)
+    recipe = Recipe(steps=steps, batch=BATCH, forget=0.1, mirror=True, save_every=steps)
+    with tempfile.TemporaryDirectory() as folder:
+        store = store_pixels(Path(folder) / "pictures.npy", len(pixels), pixels.shape[1:], [(np.arange(4096), pixels)])
+        shown = Pictures(store, generator.integers(0, CLASSES, len(pixels)), tuple(map(str, range(CLASSES))))
+        network = channels_last(UNet(unet().config, null_class=True))
+        train_network(network, denoiser_loss(SCHEDULE, recipe, classes=CLASSES), shown, STEPS, recipe, folder)
+        told = ledger(Path(folder) / "losses.csv")
+    size, waited = f"{BATCH} x 32 x 32, training from a store", told["waited"] / told["seconds"]
+    bench.record(size, "gdui, a step", "time", "s", [told["seconds"] / steps])
+    bench.record(size, "gdui, waiting for its pictures", "time", "s", [told["waited"] / steps], "mark")
+    assert bench.quick or waited < LONGEST_WAIT, f"training waits for pictures {100 * waited:.1f}% of its time"
+
+
+FIRST_CALL = """
+import time, torch
+from gdui.demo.drawn import SETTINGS
+from gdui.diffusion.plan import Plan
+from gdui.diffusion.unet import UNet
+from gdui.training.precision import compiled, for_inference
+
+network = UNet(Plan.named("tiny", 10, changes=SETTINGS).network, null_class=True)
+x, t, classes = torch.randn({images}, 1, 8, 8), torch.zeros({images}), torch.zeros({images}, dtype=torch.long)
+start = time.perf_counter()
+{call}
+print(time.perf_counter() - start)
+"""
+CALLS = {
+    "drawing": (64, "with torch.no_grad(): for_inference(network, mixed=False)(x, t, classes)"),
+    "training": (128, "compiled(network)(x, t, classes).square().mean().backward()"),
+}
+
+
+def first_calls(bench: Bench) -> None:
+    """The first call of the demo's network, compiled in a new process without any cache."""
+    for what, (images, call) in CALLS.items():
+        with tempfile.TemporaryDirectory() as cache:
+            there = {"GDUI_COMPILE": "1", "TORCHINDUCTOR_CACHE_DIR": cache}
+            script = FIRST_CALL.format(images=images, call=call)
+            told = subprocess.run(
+                [sys.executable, "-P", "-c", script], env=os.environ | there, check=True, capture_output=True, text=True
+            )
+        seconds = float(told.stdout)
+        bench.record(f"demo's network, first call compiled, {what}", "gdui", "time", "s", [seconds])
+        assert bench.quick or seconds < LONGEST_COMPILE, f"{what}: the first call took {seconds:.0f} s"
+
+
 def run(bench: Bench) -> None:
     torch.manual_seed(0)
-    for part in (sampling, guided, training):
+    for part in (sampling, guided, training, pictures):
         part(bench)
+    if bench.threads == 1:  # compilers take every core in any case
+        first_calls(bench)

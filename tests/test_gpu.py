@@ -6,13 +6,19 @@ The ops' own tests compare the kernels' values with the reference wherever there
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusion_cases import wave
 from torch import Tensor
+from weights import fill
 
 from gdui import ops
+from gdui.diffusion.classifier import Classifier, ClassifierConfig
+from gdui.diffusion.generator import Generator
+from gdui.diffusion.sample import Method, Sampler
 from gdui.diffusion.schedule import Schedule
+from gdui.diffusion.unet import UNet, preset
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA can use")
 
@@ -96,6 +102,39 @@ def test_a_training_step_waits_for_nothing() -> None:
         ops.info_nce(rows, rows, rows, 0.2)
         ops.cluster_loss(rows.view(4, 16, 48), torch.zeros(4, 16, dtype=torch.int64, device=rows.device))
         ops.group_norm_silu(data["prediction"], 3, *torch.ones(2, 6, device=rows.device))
+
+
+def drawing_generator() -> Generator:
+    unet = UNet(preset("tiny", width=32, classes=3), null_class=True)
+    classifier = Classifier(ClassifierConfig(8, 32, 1, (1, 2), attention_at=(4,), classes=3, head_width=32))
+    for network in (unet, classifier):
+        fill(network)
+    return Generator(unet.eval(), ("a", "b", "c"), timesteps=50, classifier=classifier.eval()).to("cuda")
+
+
+def test_a_recorded_network_draws_what_the_plain_one_does() -> None:
+    model, how = drawing_generator(), {"n": 4, "steps": 6, "guide": {"classifier": 1.0, "free": 0.5}, "guidance": 2.0}
+    plain = model.sample(["a", "b"], **how).astype(int)
+    for _ in range(2):
+        recorded = model.sample(["a", "b"], compile=True, **how)
+        assert np.abs(recorded - plain).mean() < 2
+
+
+@pytest.mark.parametrize("method", ["dpm", "heun", "ddim", "ancestral"])
+@pytest.mark.usefixtures("no_waiting")
+def test_the_sampling_loop_copies_nothing_to_the_gpu(method: Method) -> None:
+    model = drawing_generator()
+    sampler = Sampler(model.unet, SCHEDULE, null_class=3, guides={"free": 1.0}, method=method, steps=5)
+    given = [torch.zeros(4, dtype=torch.int64).cuda(), torch.arange(4).cuda(), torch.ones(4).cuda()]
+    list(sampler.states((3, 8, 8), *given))
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        torch.cuda.set_sync_debug_mode("error")
+        for _ in sampler.states((3, 8, 8), *given):
+            pass
+        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.synchronize()
+    assert not [event.name for event in profile.events() if "HtoD" in event.name or "DtoH" in event.name]
 
 
 def test_elements_beyond_the_reach_of_32_bits() -> None:

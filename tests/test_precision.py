@@ -131,3 +131,25 @@ def test_networks_are_compiled_where_it_pays(
     network = nn.Linear(2, 2)
     assert (precision.compiled(network) is not network) == expected
     assert precision.compiled(network, enabled=False) is network
+
+
+def test_on_a_gpu_a_network_that_draws_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str | None] = []
+    monkeypatch.delenv("GDUI_COMPILE", raising=False)
+    monkeypatch.setattr(torch, "compile", lambda *_, **how: modes.append(how["mode"]))
+    with torch.device("meta"):
+        network = nn.Linear(2, 2)
+    for replayed in (False, True):
+        precision.compiled(network, replayed=replayed)
+    assert modes == [None, "reduce-overhead"]
+
+
+@pytest.mark.parametrize("precise", ["float32", "bfloat16"])
+def test_a_recorded_call_overwrites_no_earlier_answer(precise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GDUI_PRECISION", precise)
+    memory = torch.empty(2, 2, dtype=getattr(torch, precise))
+    monkeypatch.setattr(precision, "compiled", lambda *_, **__: memory.copy_)
+    recorded = precision.for_inference(nn.Linear(2, 2))
+    first = recorded(torch.ones(2, 2))
+    recorded(torch.zeros(2, 2))
+    assert first.equal(torch.ones(2, 2))

@@ -15,6 +15,7 @@ from gdui.diffusion.generator import Generator
 from gdui.diffusion.sample import Method, Sampler, image_seeds
 from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.unet import UNet, preset
+from gdui.training.precision import for_inference
 
 NAMES = ("cat", "dog", "owl")
 CLASSIFIER = ClassifierConfig(8, 32, 1, (1, 2), attention_at=(4,), classes=3, head_width=32)
@@ -137,6 +138,26 @@ def test_the_gradient_can_be_taken_at_the_mean() -> None:
     assert (model.sample("cat", n=2, grad_at="mean", **how) != model.sample("cat", n=2, **how)).any()
     with pytest.raises(ValueError, match="grad_at 'mean' is for method 'ancestral'"):
         model.sample("cat", grad_at="mean", guidance=1.0)
+
+
+def test_a_network_is_made_ready_once_and_follows_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.nn.Module] = []
+
+    def counted(network: torch.nn.Module, **how: Any) -> Any:
+        made.append(network)
+        return for_inference(network, **how)
+
+    monkeypatch.setattr("gdui.diffusion.generator.for_inference", counted)
+    model = with_classifier()
+    before = model.sample("cat", steps=2)
+    np.testing.assert_array_equal(model.sample("cat", steps=2), before)
+    assert made == [model.unet, model.classifier]
+    with torch.no_grad():
+        model.unet.out[2].bias.add_(0.5)
+    changed = model.sample("cat", steps=2)
+    assert (changed != before).any()
+    assert made == [model.unet, model.classifier, model.unet]
+    np.testing.assert_array_equal(replace(model).sample("cat", steps=2), changed)
 
 
 def test_a_saved_model_draws_the_same(tmp_path: Path) -> None:

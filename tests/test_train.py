@@ -11,13 +11,14 @@ import pytest
 import torch
 from checkpoints import newest_digest
 from processes import kill_after_first_checkpoint, run_on_two_ranks
+from weights import fill
 
 from gdui.diffusion.classifier import Classifier, ClassifierConfig
 from gdui.diffusion.losses import classifier_loss, denoiser_loss
 from gdui.diffusion.pictures import Pictures, store_pixels
 from gdui.diffusion.recipe import Recipe, draw
 from gdui.diffusion.schedule import Schedule
-from gdui.diffusion.train import DivergedError, Trained, train_network
+from gdui.diffusion.train import Course, DivergedError, Trained, train_network
 from gdui.diffusion.unet import UNet, preset
 from gdui.training.history import History, Saved
 
@@ -67,12 +68,12 @@ def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         torch.testing.assert_close(two.tensors[name], value, atol=2e-4, rtol=2e-3, msg=name)
 
 
-def undisturbed(folder: Path) -> None:
+def undisturbed(folder: Path, recipe: Recipe = RECIPE) -> None:
     """A run without dropout, in float32: its sums may be taken in any order."""
     torch.manual_seed(0)
     network = UNet(preset("tiny", width=32, classes=3), null_class=True)
-    loss = denoiser_loss(SCHEDULE, RECIPE, classes=3)
-    train_network(network, loss, pictures(), len(SCHEDULE), RECIPE, folder, compile=False)
+    loss = denoiser_loss(SCHEDULE, recipe, classes=3)
+    train_network(network, loss, pictures(), len(SCHEDULE), recipe, folder, compile=False)
 
 
 def test_an_epoch_shows_every_picture_once() -> None:
@@ -94,11 +95,30 @@ def test_ranks_share_a_step_without_overlap() -> None:
         assert torch.equal(part.batch.classes, whole.batch.classes[rank::2])
 
 
-def test_accumulation_is_the_same_step(tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", replace(RECIPE, steps=1))
-    parts = train(tmp_path / "parts", replace(RECIPE, steps=1, accumulate=2))
-    assert whole.step == parts.step == 1
-    assert not torch.equal(next(iter(whole.network.parameters())), torch.zeros(1))
+def test_accumulation_is_the_same_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GDUI_PRECISION", "float32")
+    for accumulate in (1, 4):
+        undisturbed(tmp_path / str(accumulate), replace(RECIPE, accumulate=accumulate))
+    whole, parts = (History(tmp_path / name).newest() for name in ("1", "4"))
+    assert whole is not None
+    assert parts is not None
+    for name, value in whole.tensors.items():
+        torch.testing.assert_close(parts.tensors[name], value, atol=2e-4, rtol=2e-3, msg=name)
+
+
+def test_pictures_without_a_class_teach_the_row_of_no_class(tmp_path: Path) -> None:
+    recipe, rows = replace(RECIPE, steps=1, forget=0.0, warmup=0), []
+    for classes in ([0, 1, 2] * 7, [0, 1, -1] * 7):
+        network = UNet(preset("tiny", width=32, classes=3), null_class=True)
+        fill(network)
+        before = network.label_emb.weight.detach().clone()
+        told = Pictures(pictures().pixels, np.array(classes), ("a", "b", "c"))
+        train_network(
+            network, denoiser_loss(SCHEDULE, recipe, classes=3), told, 50, recipe, tmp_path / str(min(classes)),
+            compile=False,
+        )  # fmt: skip
+        rows.append((network.label_emb.weight != before).any(dim=1).tolist())
+    assert rows == [[True, True, True, False], [True, True, False, True]]
 
 
 def test_a_classifier_learns(tmp_path: Path) -> None:
@@ -122,6 +142,27 @@ def test_divergence_names_the_last_good_checkpoint(tmp_path: Path) -> None:
 
     with pytest.raises(DivergedError, match=r"loss of step 3 is nan.*step 2"):
         train_network(network, broken, pictures(), 50, RECIPE, tmp_path, compile=False)
+
+
+def test_a_loss_that_climbs_stops_the_run(tmp_path: Path) -> None:
+    steps = 0
+
+    def climbing(network: UNet, batch: Any, t: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        return network(batch.x0, t.float(), batch.classes + 1).square().mean((1, 2, 3)) * 0 + 1.5**steps
+
+    torch.manual_seed(0)
+    network, recipe = UNet(preset("tiny", width=32, classes=3), null_class=True), replace(RECIPE, steps=90)
+    with pytest.raises(DivergedError, match=r"loss of step 17 is 98., after 17.* at first, .* that of step 16"):
+        train_network(network, climbing, pictures(), 50, recipe, tmp_path, compile=False)
+
+
+def test_one_bad_batch_stops_nothing() -> None:
+    course = Course()
+    for step in range(1, 200):
+        course.follow(step, 200.0 if step == 100 else 1.0)
+        assert not course.worse
 
 
 def test_another_recipe_is_refused(tmp_path: Path) -> None:
@@ -160,7 +201,7 @@ def test_tensorboard_gets_the_losses_where_it_is_installed(tmp_path: Path, monke
     history.record(step=7, loss=0.5)
     history.save(Saved(7, {}, {"w": torch.zeros(1)}))
     assert told == [("tensorboard", 7), ("step", 7, 7), ("loss", 0.5, 7), ("flushed",)]
-    assert (tmp_path / "losses.csv").read_text().splitlines()[1] == "7,0.5,,,,"
+    assert (tmp_path / "losses.csv").read_text().splitlines()[1] == "7,0.5,,,,,"
 
 
 def test_without_tensorboard_the_table_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

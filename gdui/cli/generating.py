@@ -10,6 +10,7 @@ from gdui.cli.progress import Progress
 __all__ = ["add_commands"]
 
 DEVICES = "cpu or cuda (default: the GPU where there is one)"
+COMPILE = "GDUI_COMPILE=1 compiles on a CPU too, 0 nowhere"
 Commands = Any  # argparse keeps the type of its sub-commands to itself
 
 
@@ -35,7 +36,7 @@ def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help=DEVICES)
-    parser.add_argument("--no-compile", action="store_true", help="start at once, run slower")
+    parser.add_argument("--no-compile", action="store_true", help=f"on a GPU start at once, run slower; {COMPILE}")
     parser.add_argument("--mode", choices=("continue", "overwrite"), default="continue", help="what to do with RUN")
     parser.set_defaults(command=train)
 
@@ -61,7 +62,7 @@ def _add_sample(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", help=DEVICES)
-    parser.add_argument("--compile", action="store_true", help="run faster after a slow start, for many images")
+    parser.add_argument("--compile", action="store_true", help=f"on a GPU run faster after a slow start; {COMPILE}")
     parser.set_defaults(command=sample)
 
 
@@ -101,7 +102,7 @@ def train(arguments: argparse.Namespace) -> None:
     for name, one in told.items():
         print(
             f"{name}: {one['steps']:,} steps, loss {one['loss']:.4f}, {one['pictures_per_second']:,.0f} pictures/s, "
-            f"{one['waited']:.1f} s of waiting for pictures"
+            f"{one['waited']:.1f} of {one['seconds']:.1f} s spent waiting for pictures"
         )
     print(f"the model is in {arguments.out / 'model'}, the losses in {arguments.out / 'losses.png'}")
 

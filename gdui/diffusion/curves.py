@@ -33,17 +33,18 @@ def plot_losses(path: Path, histories: Mapping[str, Path]) -> None:
 
 
 def ledger(file: Path) -> dict[str, float]:
-    """What a losses.csv tells: steps, the mean loss at the end, pictures a second, the share of time spent waiting."""
+    """What a losses.csv tells: steps, the mean loss at the end, pictures a second, all its seconds and those
+    of them spent waiting for pictures."""
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
-    speed = np.array([float(row["pictures_per_second"]) for row in rows])
-    waited = np.array([float(row["waited"]) for row in rows])
-    loss = _smooth(np.array([float(row["loss"]) for row in rows]))[-1]
-    batch_seconds = 1 / speed
+    loss, speed, seconds, waited = (
+        np.array([float(row[name]) for row in rows]) for name in ("loss", "pictures_per_second", "seconds", "waited")
+    )
     return {
         "steps": len(rows),
-        "loss": float(loss),
-        "pictures_per_second": float(1 / batch_seconds.mean()),
+        "loss": float(_smooth(loss)[-1]),
+        "pictures_per_second": float((speed * seconds).sum() / seconds.sum()),
+        "seconds": float(seconds.sum()),
         "waited": float(waited.sum()),
     }
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -90,6 +90,9 @@ class Generator:
     classifier: Classifier | SpiceClassifier | None = None
     mixed: bool = True
     coder: Coder | None = None
+    _made: dict[tuple[nn.Module, bool], tuple[Any, Callable[..., Tensor]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         for network in (self.unet, self.classifier):
@@ -206,7 +209,12 @@ class Generator:
         )
 
     def _ready(self, network: nn.Module, drawing: Drawing) -> Callable[..., Tensor]:
-        return for_inference(network, mixed=self.mixed, compile=drawing.compile)
+        """The network as it draws, made anew only where its weights have changed: it may be large, or compiled."""
+        values = network.state_dict().values()
+        key, state = (network, drawing.compile), [(v.data_ptr(), v.is_inference() or v._version) for v in values]
+        if key not in self._made or self._made[key][0] != state:
+            self._made[key] = state, for_inference(network, mixed=self.mixed, compile=drawing.compile)
+        return self._made[key][1]
 
     def _weaker(self, weaker: "Generator", drawing: Drawing) -> Callable[..., Tensor]:
         """The other generator's network, where it predicts the same of the same."""

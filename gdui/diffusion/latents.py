@@ -32,10 +32,11 @@ def coder_of(latents: Any) -> Coder:
     if isinstance(latents, tuple) and len(latents) == 2 and all(map(callable, latents)):
         return Coder(*latents)
     if hasattr(latents, "encode") and hasattr(latents, "decode") and hasattr(latents, "config"):
-        scale = float(getattr(latents.config, "scaling_factor", 1.0))
+        scale, shift = (getattr(latents.config, name, None) for name in ("scaling_factor", "shift_factor"))
+        scale, shift = float(scale or 1), float(shift or 0)
         return Coder(
-            lambda pictures: latents.encode(pictures).latent_dist.mean * scale,
-            lambda drawn: latents.decode(drawn / scale).sample,
+            lambda pictures: (latents.encode(pictures).latent_dist.mean - shift) * scale,
+            lambda drawn: latents.decode(drawn / scale + shift).sample,
         )
     given = type(latents).__name__
     raise TypeError(f"latents must be a pair (encode, decode) or diffusers' AutoencoderKL, not {given}")

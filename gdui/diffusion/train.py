@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -26,8 +26,30 @@ from gdui.training.ranks import gathered, place, sum_over_ranks
 __all__ = ["DivergedError", "Trained", "train_network"]
 
 
+FIRST, LATELY, WORSE = 10, 50, 10.0
+
+
 class DivergedError(RuntimeError):
-    """Training met a loss or a gradient that is no number."""
+    """Training met a loss or a gradient that is no number, or a loss far above that of its first steps."""
+
+
+@dataclass
+class Course:
+    """The mean loss of the first steps, and the running mean of those lately."""
+
+    first: float = 0.0
+    lately: float = 0.0
+
+    def follow(self, step: int, loss: float) -> None:
+        """Takes in the loss of `step`, counted from 1."""
+        if step <= FIRST:
+            self.first += (loss - self.first) / step
+        self.lately += (loss - self.lately) / min(step, LATELY)
+
+    @property
+    def worse(self) -> bool:
+        """Whether it went the wrong way for good: a single bad batch doesn't count."""
+        return self.lately > WORSE * self.first
 
 
 @dataclass
@@ -39,6 +61,7 @@ class Trained:
     averages: Averages
     times: TimeSampler
     step: int = 0
+    course: Course = field(default_factory=Course)
 
     @classmethod
     def begin(cls, network: nn.Module, timesteps: int, recipe: Recipe) -> "Trained":
@@ -52,6 +75,7 @@ class Trained:
         for decay, values in self.averages.items():
             tensors |= {f"ema.{decay}.{i}": value for i, value in enumerate(values)}
         tensors |= optimiser_tensors(self.optimiser) | self.times.tensors()
+        tensors["course"] = torch.tensor([self.course.first, self.course.lately], dtype=torch.float64)
         return Saved(self.step, facts, tensors)
 
     def restore(self, saved: Saved) -> None:
@@ -63,6 +87,7 @@ class Trained:
                 value.copy_(tensors[f"ema.{decay}.{i}"])
         restore_optimiser(self.optimiser, tensors)
         self.times.restore(tensors)
+        self.course = Course(*tensors["course"].tolist())
         self.step = saved.step
 
 
@@ -98,15 +123,22 @@ def train_network(
         waited = time.perf_counter() - started
         torch.manual_seed(recipe.seed * 1_000_003 + trained.step * ranks + rank)
         value, norm = _step(trained, forward, loss, drawn, recipe)
-        if not np.isfinite([value, norm]).all():
-            raise DivergedError(_last_words(trained.step, value, norm, history))
+        trained.course.follow(trained.step + 1, value)
+        if trained.course.worse or not np.isfinite([value, norm]).all():
+            raise DivergedError(_last_words(trained, value, norm, history))
         trained.step += 1
         follow(trained.averages, [p.detach() for p in network.parameters()], trained.step)
         if rank == 0:
             rate = trained.optimiser.param_groups[0]["lr"]
-            speed = recipe.batch / (time.perf_counter() - started)
+            taken = time.perf_counter() - started
             history.record(
-                step=trained.step, loss=value, gradient_norm=norm, rate=rate, pictures_per_second=speed, waited=waited
+                step=trained.step,
+                loss=value,
+                gradient_norm=norm,
+                rate=rate,
+                pictures_per_second=recipe.batch / taken,
+                seconds=taken,
+                waited=waited,
             )
             if trained.step == recipe.steps or trained.step % recipe.save_every == 0:
                 history.save(trained.saved(facts))
@@ -172,10 +204,11 @@ def _learn(times: TimeSampler, t: Tensor, losses: Tensor) -> None:
     times.learn(told[:, 0].astype(np.int64), told[:, 1])
 
 
-def _last_words(step: int, loss: float, norm: float, history: History) -> str:
+def _last_words(trained: Trained, loss: float, norm: float, history: History) -> str:
     saved = history.newest()
     where = f"the last good checkpoint is that of step {saved.step}" if saved else "there is no checkpoint yet"
+    course = f", after {trained.course.first:.4g} at first" if trained.course.worse else ""
     return (
-        f"the loss of step {step + 1} is {loss:.4g} and its gradient's norm {norm:.4g}: stopped; {where} in "
-        f"{history.folder}. A lower rate may help."
+        f"the loss of step {trained.step + 1} is {loss:.4g}{course}, and its gradient's norm {norm:.4g}: stopped; "
+        f"{where} in {history.folder}. A lower rate may help."
     )

@@ -204,7 +204,7 @@ class _Workshop:
         names = model.names[:10] if model.unet.config.classes is not None else None
         weights = trained.averages[min(trained.averages)] if trained.averages else list(model.unet.parameters())
         with wearing(model.unet, weights):
-            images = model.sample(
+            images = replace(model).sample(  # a copy, which keeps no second network until the next time
                 names, n=8 if names else 64, guidance=0, steps=12, batch=32, seed=self.plan.recipe.seed
             )
         (self.folder / SAMPLES).mkdir(exist_ok=True)

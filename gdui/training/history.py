@@ -19,7 +19,7 @@ from gdui.runs import atomic_path
 __all__ = ["History", "Saved", "optimiser_tensors", "restore_optimiser"]
 
 log = logging.getLogger(__name__)
-FIELDS = ("step", "loss", "gradient_norm", "rate", "pictures_per_second", "waited")
+FIELDS = ("step", "loss", "gradient_norm", "rate", "pictures_per_second", "seconds", "waited")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class History:
         return saved
 
     def record(self, **values: float) -> None:
-        """Appends one line to losses.csv: of every FIELD, `waited` being the seconds spent waiting for pictures."""
+        """Appends one line to losses.csv: of every FIELD; `waited` is what of `seconds` pictures took to come."""
         path = self.folder / "losses.csv"
         fresh = not path.exists()
         with path.open("a", newline="") as file:

@@ -30,16 +30,20 @@ def _in_bfloat16(device: str, wanted: bool) -> bool:
     return wanted and os.environ.get("GDUI_PRECISION") != "float32" and has_bfloat16(device)
 
 
-def compiled(network: nn.Module, enabled: bool = True) -> Callable[..., Any]:
+def compiled(network: nn.Module, enabled: bool = True, *, replayed: bool = False) -> Callable[..., Any]:
     """The network as one compiled graph of fixed shapes, on a GPU.
 
     On a CPU what pays is fused already: 75 s of compiling the tiny preset won 8% of a step. GDUI_COMPILE=1 compiles
     everywhere, 0 nowhere.
+
+    Args:
+        replayed: record it as a CUDA graph as well; the next call then overwrites what this one returns.
     """
     on_cpu = next(network.parameters()).device.type == "cpu"
     if not enabled or os.environ.get("GDUI_COMPILE", "0" if on_cpu else "1") == "0":
         return network
-    made: Callable[..., Any] = torch.compile(network, fullgraph=True, dynamic=False)
+    mode = "reduce-overhead" if replayed and not on_cpu else None
+    made: Callable[..., Any] = torch.compile(network, fullgraph=True, dynamic=False, mode=mode)
     return made
 
 
@@ -55,14 +59,13 @@ def for_inference(
     reach the pictures, not the weights.
     """
     fixed = copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    if not _in_bfloat16(next(fixed.parameters()).device.type, mixed):
-        return compiled(fixed, compile)
+    dtype = torch.bfloat16 if _in_bfloat16(next(fixed.parameters()).device.type, mixed) else torch.float32
     for layer in fixed.modules():
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding):
-            layer.to(torch.bfloat16)
-    run = compiled(fixed, compile)
+            layer.to(dtype)
+    run = compiled(fixed, compile, replayed=True)
 
     def forward(x: Tensor, *given: Tensor) -> Tensor:
-        return cast(Tensor, run(x.to(torch.bfloat16), *given).float())
+        return cast(Tensor, run(x.to(dtype), *given).to(torch.float32, copy=run is not fixed))
 
     return forward
