@@ -286,6 +286,30 @@ def test_latents_are_encoded_once_and_what_is_drawn_is_decoded(tmp_path: Path) -
         Generator.load(tmp_path / "run")
 
 
+def test_latents_of_an_autoencoder_of_diffusers(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        scaling_factor=2.0,
+        shift_factor=0.25,
+    ).eval()
+    labels, source = two_kinds()
+    space: dict[str, Any] = {"settings": {"channels": 4, "picture_size": 16}, "latents": vae}
+    model = quick(labels, source, tmp_path, objective="unet", **space)
+    stored = torch.from_numpy(np.load(tmp_path / "latents.npy")).permute(0, 3, 1, 2)
+    pictures = torch.from_numpy(np.load(tmp_path / "pictures.npy")).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        mean = vae.encode(pictures).latent_dist.mean
+        assert model.coder is not None
+        torch.testing.assert_close(stored, (mean - 0.25) * 2, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(model.coder.decode(stored), vae.decode(mean).sample, atol=1e-4, rtol=1e-4)
+    assert model.sample("dark", n=2, steps=2).shape == (2, 16, 16, 3)
+
+
 def test_latents_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     labels, source = two_kinds()
     sized: dict[str, Any] = {"channels": 3, "picture_size": 32}

@@ -41,14 +41,16 @@ class Course:
     lately: float = 0.0
 
     def follow(self, step: int, loss: float) -> None:
-        """Takes in the loss of `step`, counted from 1."""
+        """Takes in the loss of `step`, counted from 1. No single one counts much: a bound's losses have long tails."""
         if step <= FIRST:
             self.first += (loss - self.first) / step
+        else:
+            loss = min(loss, 2 * WORSE * self.first)
         self.lately += (loss - self.lately) / min(step, LATELY)
 
     @property
     def worse(self) -> bool:
-        """Whether it went the wrong way for good: a single bad batch doesn't count."""
+        """Whether it went the wrong way for good."""
         return self.lately > WORSE * self.first
 
 
