@@ -28,8 +28,9 @@ LOG_BETA, DDIM_SIGMA = tl.constexpr(Column.LOG_BETA.value), tl.constexpr(Column.
 PREVIOUS_SIGNAL = tl.constexpr(Column.PREVIOUS_SIGNAL.value)
 PREVIOUS_NOISE = tl.constexpr(Column.PREVIOUS_NOISE_VARIANCE.value)
 TABLE_WIDTH, STREAM = tl.constexpr(WIDTH), tl.constexpr(SAMPLING)
-HELD = 8192  # numbers of an image that a block of threads can hold beside what else a step needs
+HELD = {True: 8192, False: 4096}  # numbers that a block of threads can hold of a flat image, and of a strided one
 SEARCHED = 4096  # numbers of a larger one that are looked at together
+STRIDED = 2  # times as many warps for strided images, whose places take registers
 
 
 @triton.jit
@@ -178,15 +179,16 @@ def limit_of(
 ) -> tuple[str, Tensor, dict[str, int]]:
     """How x0 is bounded, each image's limit where it must be known before, and how the step is cut."""
     _, count, _ = sizes
+    times = 1 if flags["FLAT"] else STRIDED
     if step.clip != "quantile":
-        return step.clip, step.table, {"BLOCK": BLOCK, "num_warps": WARPS}
-    if count <= HELD:
+        return step.clip, step.table, {"BLOCK": BLOCK, "num_warps": times * WARPS}
+    if count <= HELD[flags["FLAT"]]:
         block = max(BLOCK, triton.next_power_of_2(count))
         return "found", step.table, {"BLOCK": block, "num_warps": block * WARPS // BLOCK}
     limits = torch.empty(len(step.x), dtype=torch.float32, device=step.x.device)
     with launch_on(step.x):
         limits_kernel[(len(step.x),)](
             *seen, step.t, step.table, len(step.table), limits, step.rank(), *sizes, **flags, BLOCK=SEARCHED,
-            num_warps=16,
+            num_warps=times * 16,
         )  # fmt: skip
-    return "given", limits, {"BLOCK": BLOCK, "num_warps": WARPS}
+    return "given", limits, {"BLOCK": BLOCK, "num_warps": times * WARPS}

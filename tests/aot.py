@@ -22,9 +22,14 @@ class Compiled:
     ptx: str
 
     def accesses(self, instruction: str) -> Counter[int]:
-        """How many loads ("ld") or stores ("st") of global memory there are of each number of bytes."""
+        """How many loads ("ld") or stores ("st") of global memory there are of each number of bytes.
+
+        Copies to shared memory that a loop makes ahead are loads too.
+        """
         found = re.findall(rf"\b{instruction}\.global(?:\.\w+)*?(?:\.v(\d))?\.[bfus](\d+)", self.ptx)
-        return Counter(int(lanes or 1) * int(bits) // 8 for lanes, bits in found)
+        ahead = re.findall(r"\bcp\.async\.c[ag]\.shared\.global [^;]*?\], (0x\w+)", self.ptx)
+        copied = Counter(int(count, 16) for count in ahead if instruction == "ld")
+        return copied + Counter(int(lanes or 1) * int(bits) // 8 for lanes, bits in found)
 
 
 def compile_ahead(

@@ -19,6 +19,8 @@ STEPS = {"t": "*i64", "table": "*fp32", "steps": "i32"}
 TYPES = ["fp32", "bf16", "fp16"]
 SHARED = 8 * 1024  # bytes for each 1024 numbers of a block
 
+layouts = pytest.mark.parametrize("flat", [True, False], ids=["contiguous", "channels_last"])
+
 
 def check(
     kernel: Any,
@@ -50,7 +52,7 @@ def images(names: list[str], kind: str, flat: bool) -> dict[str, Any]:
     return {key: value for name in names for key, value in ((name, f"*{kind}"), (f"{name}_strides", strides))}
 
 
-@pytest.mark.parametrize("flat", [True, False], ids=["contiguous", "channels_last"])
+@layouts
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_noise_images(architecture: int, kind: str, flat: bool) -> None:
@@ -61,20 +63,22 @@ def test_noise_images(architecture: int, kind: str, flat: bool) -> None:
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("loss", ["simple", "hybrid", "vlb"])
+@layouts
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_denoising_loss(architecture: int, kind: str, loss: str, backward: bool) -> None:
-    arguments = images(["predicted", "values", "x0"], kind, True) | {"noise": "*i64", "noise_strides": ("1",)} | STEPS
+def test_denoising_loss(architecture: int, kind: str, flat: bool, loss: str, backward: bool) -> None:
+    arguments = images(["predicted", "values", "x0"], kind, flat) | {"noise": "*i64", "noise_strides": ("1",)} | STEPS
     if backward:
-        arguments |= {"dloss": "*fp32", "dloss_strides": ("1",)} | images(["dpredicted", "dvalues"], kind, True)
+        arguments |= {"dloss": "*fp32", "dloss_strides": ("1",)} | images(["dpredicted", "dvalues"], kind, flat)
     else:
         arguments |= {"sums": "*fp32"}
     arguments |= {"bound_scale": "fp32"} | SIZES
     constants = {"KIND": loss, "TARGET": "eps", "WEIGHTING": "min_snr" if loss != "vlb" else "none"}
     kernel = objective.denoising_loss_backward_kernel if backward else objective.denoising_loss_kernel
-    constants |= {"DRAWN": True, "FLAT": True} | ({"LEARNED": True} if backward else {})
+    constants |= {"DRAWN": True, "FLAT": flat} | ({"LEARNED": True} if backward else {})
     read, written = 1 if loss == "simple" else 2, 2 * backward
-    check(kernel, arguments, constants, architecture, 72 if backward else 56, read=read, written=written)
+    registers = (72 if backward else 56) if flat else (103 if backward else 75)
+    check(kernel, arguments, constants, architecture, registers, read=read, written=written)
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
@@ -99,24 +103,28 @@ def step_arguments(kind: str, flat: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("method", "limit"), [("ancestral", "one"), ("ancestral", "found"), ("ddim", "given")])
+@layouts
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_guided_step(architecture: int, kind: str, method: str, limit: str) -> None:
+def test_guided_step(architecture: int, kind: str, flat: bool, method: str, limit: str) -> None:
     constants = {"METHOD": method, "VARIANCE": "learned_range", "TARGET": "eps", "NOISE_KIND": "drawn", "LIMIT": limit}
-    constants |= {"PUSHED": True, "MIXED": True, "FLAT": True, "BLOCK": guidance.HELD if limit == "found" else 1024}
-    warps = 4 * constants["BLOCK"] // 1024
+    constants |= {"PUSHED": True, "MIXED": True, "FLAT": flat}
+    constants["BLOCK"] = guidance.HELD[flat] if limit == "found" else 1024
+    warps = 4 * constants["BLOCK"] // 1024 * (1 if flat or limit == "found" else guidance.STRIDED)
     read = 5 if method == "ancestral" else 4  # DDIM has no use for the variance's values
-    arguments = step_arguments(kind, True)
-    check(guidance.guided_step_kernel, arguments, constants, architecture, 64, read=read, written=1, warps=warps)
+    arguments, registers = step_arguments(kind, flat), 64 if flat else 110
+    check(guidance.guided_step_kernel, arguments, constants, architecture, registers, read=read, written=1, warps=warps)
 
 
+@layouts
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_limits(architecture: int, kind: str) -> None:
-    arguments = images(["x", "predicted", "weak"], kind, True) | STEPS
+def test_limits(architecture: int, kind: str, flat: bool) -> None:
+    arguments = images(["x", "predicted", "weak"], kind, flat) | STEPS
     arguments |= {"limits": "*fp32", "rank": "i32", "guidance": "fp32"} | SIZES
-    constants = {"TARGET": "eps", "MIXED": True, "FLAT": True, "BLOCK": guidance.SEARCHED}
-    check(guidance.limits_kernel, arguments, constants, architecture, 64, read=3, written=0, warps=16)
+    constants = {"TARGET": "eps", "MIXED": True, "FLAT": flat, "BLOCK": guidance.SEARCHED}
+    warps = 16 * (1 if flat else guidance.STRIDED)
+    check(guidance.limits_kernel, arguments, constants, architecture, 64, read=3, written=0, warps=warps)
 
 
 def test_the_smallest_quantile_of_a_single_number() -> None:
