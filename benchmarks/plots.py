@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import NullFormatter
 
 from benchmarks.harness import RESULTS, Row, read_rows
-from benchmarks.measured import METHODS, Measured, read_measured
+from benchmarks.measured import METHODS, Measured, read_measured, rows_file
 from benchmarks.report import headlines, readable, seconds, threads_in_words
 
 COLOURS = {"ours": "#1f9e8f", "peer": "#8b98a5", "limit": "#d1495b", "mark": "#c9a227"}
@@ -90,4 +90,4 @@ def draw(folder: Path) -> None:
     for csv in sorted(RESULTS.glob("*.csv")):
         if rows := chosen_group(read_rows(csv.stem)):
             bars(rows, folder / f"bench_{csv.stem}.svg")
-    over_steps(read_measured(), folder / "reproduction_steps.svg")
+    over_steps(read_measured(rows_file("digits")), folder / "reproduction_steps.svg")
