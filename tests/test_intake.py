@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from gdui import cli, toml
 from gdui.demo import NAMES, images
 from gdui.images import open_source
-from gdui.labeling.encoders import load_encoder
+from gdui.labeling.encoders import Encoder, load_encoder
 from gdui.labeling.features import FeatureStore, encode_source, load_features
 from gdui.labeling.labeler import Labeler
 from gdui.labeling.opinions import TEMPLATES, class_embeddings, zero_shot
@@ -59,6 +59,21 @@ def test_one_encoder_is_asked_for_names_and_another_sees_what_is_clustered(digit
     assert by_hand.table.equals(labels.table)
     other = Labeler(NAMES, "digits", **{"encode.cluster_by": "digits"}).fit_predict(digits)
     assert other.facts.encoder_hash == other.facts.named_hash == labels.facts.named_hash
+
+
+@pytest.mark.parametrize(("threads", "at_once"), [(1, 16), (2, 48), (5, 400)])
+def test_labels_do_not_depend_on_workers_or_on_how_many_images_are_read_at_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, at_once: int
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(folder.iterdir())[:120]:
+        shutil.copy(path, few)
+    Labeler(NAMES, "digits").fit_predict(few).to_parquet(tmp_path / "wanted.parquet")
+    monkeypatch.setenv("GDUI_THREADS", str(threads))
+    monkeypatch.setattr(Encoder, "at_once", at_once)
+    Labeler(NAMES, "digits").fit_predict(few).to_parquet(tmp_path / "found.parquet")
+    assert (tmp_path / "found.parquet").read_bytes() == (tmp_path / "wanted.parquet").read_bytes()
 
 
 def test_a_function_may_see_what_is_clustered(digits: npt.NDArray[np.uint8], tmp_path: Path) -> None:
