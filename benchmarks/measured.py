@@ -45,9 +45,40 @@ class Measured:
         return self.method, self.seed, self.steps
 
 
+@dataclass(frozen=True)
+class Swept:
+    """What preset `paper` gives for one sigma: the share of images it relabels, and of labels that are right."""
+
+    sigma: float
+    relabelled: float
+    label_accuracy: float
+
+
 def rows_file(subject: str) -> Path:
     """Where the rows of a subject are committed."""
     return RESULTS / "reproduction" / f"{subject}.csv"
+
+
+def sweep_file(subject: str) -> Path:
+    """Where the sweep over sigma of a subject is committed."""
+    return RESULTS / "reproduction" / f"{subject}_sigma.csv"
+
+
+def read_sweep(path: Path) -> list[Swept]:
+    """The sweep in a file, sigma ascending."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [Swept(**{k: float(v) for k, v in line.items()}) for line in csv.DictReader(file)]
+
+
+def write_sweep(sweep: list[Swept], path: Path) -> None:
+    """Writes it anew: it takes one run of the labeller and depends on nothing else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [one.name for one in fields(Swept)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" for k, v in asdict(one).items()} for one in sweep)
 
 
 def read_measured(path: Path) -> list[Measured]:

@@ -12,7 +12,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.harness import RESULTS, Row, read_rows  # noqa: E402
-from benchmarks.reproduced import reproduction  # noqa: E402
+from benchmarks.measured import read_measured, rows_file  # noqa: E402
+from benchmarks.reproduced import reproduction, scores_table  # noqa: E402
 
 README = HERE.parent / "README.md"
 FULL = HERE / "README.md"
@@ -202,7 +203,9 @@ def quality_table() -> str:
 def documents() -> dict[Path, str]:
     """Every file this script writes text into, with the text it should hold."""
     readme = README.read_text()
-    for name, table in (("speed", speed_table()), ("quality", quality_table())):
+    scores = scores_table(read_measured(rows_file("digits")))
+    tables = {"speed": speed_table(), "quality": quality_table(), "reproduction": scores}
+    for name, table in tables.items():
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         readme = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", readme)
     rows = [row for name in components() for row in read_rows(name)]

@@ -38,9 +38,12 @@ from benchmarks.measured import (  # noqa: E402
     UNCONDITIONAL,
     ZERO_SHOT,
     Measured,
+    Swept,
     append,
     read_measured,
     rows_file,
+    sweep_file,
+    write_sweep,
 )
 from benchmarks.subjects import Subject, digits, stl10  # noqa: E402
 from gdui.diffusion.averages import put_on  # noqa: E402
@@ -54,6 +57,7 @@ from gdui.diffusion.train import train_network  # noqa: E402
 from gdui.diffusion.unet import UNet  # noqa: E402
 from gdui.evaluation.agreement import accuracy, best_mapping  # noqa: E402
 from gdui.evaluation.fidelity import evaluate  # noqa: E402
+from gdui.report.measures import sigma_sweep  # noqa: E402
 
 SHOWN = 2
 FIGURES = HERE.parent / "docs" / "figures"
@@ -82,6 +86,14 @@ def labels_of(subject: Subject, method: str, seed: int, work: Path) -> Labels:
     column = {KMEANS: "cluster", PLG: "cluster", PLM: "named", ZERO_SHOT: "opinion"}.get(method, "label")
     with np.load(path) as kept:
         return np.asarray(kept[column], np.int64)
+
+
+def swept(subject: Subject) -> list[Swept]:
+    """Preset `paper` at every sigma from 0 to 1, from one run of it."""
+    found = sigma_sweep(subject.label("paper", 0), subject.truth)
+    assert found is not None
+    moved, right = found["curves"]["relabelled"], found["curves"]["accuracy"]
+    return [Swept(at / (len(moved) - 1), *both) for at, both in enumerate(zip(moved, right, strict=True))]
 
 
 class Workshop:
@@ -188,7 +200,7 @@ def options() -> argparse.ArgumentParser:
     common.add_argument("--minutes", type=float, default=1e9, help="begin no row after this long")
     common.add_argument("--work", type=Path, default=HERE.parent / "build" / "reproduce", help="checkpoints and labels")
     common.add_argument("--curves", action="store_true", help="also the scores over training steps")
-    common.add_argument("--sigmas", action="store_true", help="also the generators over values of sigma")
+    common.add_argument("--sigmas", action="store_true", help="also labels and generators over sigma")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subjects = parser.add_subparsers(dest="subject", required=True)
     subjects.add_parser("digits", parents=[common], help="the whole table on two cores")
@@ -209,6 +221,8 @@ def main() -> None:
     set_threads(len(os.sched_getaffinity(0)))
     subject = digits() if name == "digits" else stl10(**given)
     figure = FIGURES / ("reproduction.png" if name == "digits" else f"reproduction_{subject.name}.png")
+    if sigmas:
+        write_sweep(swept(subject), sweep_file(subject.name))
     keys = wanted(subject, curves, sigmas)
     make(subject, keys, work=work / subject.name, rows=rows_file(subject.name), figure=figure, minutes=minutes)
 

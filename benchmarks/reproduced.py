@@ -3,19 +3,23 @@
 from statistics import mean, stdev
 
 from benchmarks.measured import (
+    CURVED,
     DEFAULT,
     LMR,
     METHODS,
     PLG,
     PLM,
+    SIGMAS,
     TRUTH,
     UNCONDITIONAL,
     Measured,
     read_measured,
+    read_sweep,
     rows_file,
+    sweep_file,
 )
 
-__all__ = ["claims", "reproduction", "scores_table"]
+__all__ = ["SUBJECTS", "claims", "curves", "points", "reproduction", "scores_table"]
 
 COLUMNS = {
     "fid": "FID",
@@ -66,6 +70,21 @@ def final(rows: list[Measured]) -> dict[str, list[Measured]]:
     return {method: found for method in METHODS if (found := [row for row in chosen if row.method == method])}
 
 
+def curves(rows: list[Measured]) -> dict[str, list[Measured]]:
+    """Method -> the rows of its first seed while training went on, where there is more than the last."""
+    found = {
+        method: sorted((row for row in rows if (row.method, row.seed) == (method, 0)), key=lambda row: row.steps)
+        for method in CURVED
+    }
+    return {method: of_method for method, of_method in found.items() if len(of_method) > 1}
+
+
+def points(rows: list[Measured]) -> list[tuple[float, Measured]]:
+    """(sigma, the row of the generator that learned from its labels)."""
+    named = {f"sigma {sigma:g}": sigma for sigma in SIGMAS}
+    return [(named[row.method], row) for row in rows if row.method in named]
+
+
 def average(rows: list[Measured], column: str) -> float:
     return mean(getattr(row, column) for row in rows)
 
@@ -86,7 +105,9 @@ def markdown(header: list[str], lines: list[list[str]]) -> str:
 
 
 def scores_table(rows: list[Measured]) -> str:
-    """A line for each method, the number of seeds beside it."""
+    """A line for each method, the number of seeds beside it; nothing where there is no row."""
+    if not final(rows):
+        return ""
     lines = [
         [f"{method} ({len(found)})", *(spread(found, column) for column in COLUMNS)]
         for method, found in final(rows).items()
@@ -136,6 +157,17 @@ def claims(rows: list[Measured]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
+def figures(subject: str, rows: list[Measured]) -> str:
+    """The plots that `benchmarks/plots.py` makes of the rows there are."""
+    parts = []
+    if curves(rows):
+        about = "FID and pictures drawn as asked while training goes on"
+        parts.append(f"![{about}](../docs/figures/reproduction_{subject}_steps.svg)")
+    if read_sweep(sweep_file(subject)):
+        parts.append(f"![Right labels and FID over sigma](../docs/figures/reproduction_{subject}_sigma.svg)")
+    return "\n\n".join(parts)
+
+
 def reproduction() -> str:
     """A section for each subject of which rows are committed."""
     return "\n\n".join(section for subject in SUBJECTS if (section := of_subject(subject)))
@@ -159,6 +191,5 @@ def of_subject(subject: str) -> str:
         judge=one.judge_accuracy,
         seeds="one seed: no spread is known yet" if alone else "the seeds that a row has, their number beside it",
     )
-    return "\n\n".join(
-        part for part in (introduction, scores_table(rows), beside_the_paper(rows), claims(rows)) if part
-    )
+    tables = (scores_table(rows), beside_the_paper(rows), claims(rows), figures(subject, rows))
+    return "\n\n".join([introduction, *filter(None, tables)])

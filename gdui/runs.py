@@ -27,7 +27,7 @@ PIXELS = ("pictures.npy", "latents.npy")
 # What a run may leave behind, and a new one in the same folder takes away.
 PLOTS = ("criterion.png", "losses.png")
 FILES = (LABELS, QUARANTINE, CORRECTIONS, *PIXELS, *PLOTS, "report.html", "log", "spice.safetensors")
-FOLDERS = (*STORES, "spice", "unet", "classifier", "model", "samples")
+FOLDERS = (*STORES, "spice", "unet", "classifier", "model", "samples", "report_pictures")
 BOOKS = (LOCK, MANIFEST, "config.toml", "log")
 
 

@@ -253,7 +253,7 @@ def test_why_names_every_witness() -> None:
     text = make().why("photos/0.jpg")
     for part in (
         "photos/0.jpg: cat (confidence 1.00)",
-        "cluster 0 of 2 images, where it belongs with 0.50",
+        "cluster 0 (2 images), where it belongs with 0.50",
         "75% of its nearest neighbours",
         "named cat: 9 of its 10 surest images vote for it, 1 for the next, bird",
         "delta is 0.85 (0.90 at its top, 0.80 at its bottom)",

@@ -14,6 +14,7 @@ from PIL import Image
 from gdui.cli import main
 from gdui.demo import NAMES, images
 from gdui.labels import Labels
+from gdui.report import placed, report_run
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 IMAGES = 400
@@ -72,6 +73,29 @@ def test_it_opens_with_pictures_and_fits_the_screen(browser: Any, run: Path, kin
         ".getImageData(0, 0, c.width, c.height).data.filter((v, at) => at % 4 == 3 && v).length }"
     )
     assert drawn > IMAGES
+
+
+def test_pictures_beside_the_page_are_shown_and_none_from_elsewhere(
+    browser: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placed, "INLINED", 1000)
+    path = report_run(run, tmp_path / "large run.html")
+    page = opened(browser, path, **DESKTOP)
+    picture = page.locator("article.class img").first
+    picture.scroll_into_view_if_needed()
+    assert page.evaluate("image => image.decode().then(() => image.naturalWidth)", picture.element_handle()) == 8
+    assert "large run_pictures" in page.locator("footer").inner_text()
+    loaded = """address => new Promise(done => {
+        const image = new Image();
+        image.onload = () => done(true);
+        image.onerror = () => done(false);
+        image.src = address;
+    })"""
+    strict = browser.new_page()
+    strict.route("https://example.com/*", lambda route: route.fulfill(path=run.parent / "images" / "0000.png"))
+    strict.goto(path.as_uri())
+    assert strict.evaluate(loaded, page.locator("article.class img").first.get_attribute("src"))
+    assert not strict.evaluate(loaded, "https://example.com/x.png")
 
 
 def test_every_control_has_a_name_and_every_picture_is_reached_by_keyboard(browser: Any, run: Path) -> None:

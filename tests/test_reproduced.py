@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import judge, measured, reproduce, reproduced
+from benchmarks import judge, measured, plots, report, reproduce, reproduced
 from benchmarks.measured import DEFAULT, LMR, METHODS, PLG, PLM, TRUTH, UNCONDITIONAL, ZERO_SHOT, Measured
 from benchmarks.subjects import Subject, digits, stl10
 
-STEPS = 300
+STEPS, CURVE = 300, (75, 150, 225)
 
 
 def row(method: str, seed: int = 0, fid: float = 10.0) -> Measured:
@@ -58,6 +58,70 @@ def test_the_sentences_follow_the_rows() -> None:
     assert f"FID {ours:.2f} with our labels" in said
     assert f"a share of {ours / 20:.2f}" in said
     assert reproduced.claims(rows[:2]) == ""
+
+
+def in_training(method: str) -> list[Measured]:
+    return [replace(row(method, fid=100.0 / steps), steps=steps) for steps in (STEPS, *CURVE)]
+
+
+def test_curves_are_those_of_the_first_seed_in_the_order_of_training() -> None:
+    rows = [*in_training(DEFAULT), row(DEFAULT, seed=1), row(TRUTH), *in_training(PLG)]
+    found = reproduced.curves(rows)
+    assert list(found) == [DEFAULT]
+    assert [one.steps for one in found[DEFAULT]] == [*CURVE, STEPS]
+    assert {one.seed for one in found[DEFAULT]} == {0}
+
+
+def test_every_generator_of_a_sigma_is_a_point() -> None:
+    rows = [row("sigma 0.25", fid=3.0), row("sigma 1"), row(PLG)]
+    assert [(sigma, one.fid) for sigma, one in reproduced.points(rows)] == [(0.25, 3.0), (1.0, 10.0)]
+
+
+def test_the_sweep_says_what_a_run_with_that_sigma_ends_in(tmp_path: Path) -> None:
+    subject = digits()
+    quick = replace(subject, label=partial(subject.label, clusterer="kmeans"))
+    measured.write_sweep(reproduce.swept(quick), tmp_path / "sigma.csv")
+    kept = measured.read_sweep(tmp_path / "sigma.csv")
+    assert [one.sigma for one in kept] == [round(at / 100, 2) for at in range(101)]
+    for sigma in (0.0, 0.9, 1.0):
+        label = quick.label("paper", 0, **{"refine.sigma": sigma}).label_index
+        assert kept[round(100 * sigma)].label_accuracy == pytest.approx((label == subject.truth).mean(), abs=1e-5)
+
+
+@pytest.fixture
+def committed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A place for rows in which there are none yet."""
+    for module in (measured, plots, report):
+        monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+def test_plots_are_made_of_the_rows_there_are(committed: Path) -> None:
+    folder = committed / "figures"
+    plots.draw(folder)
+    assert not list(folder.iterdir())
+    rows = [*in_training(UNCONDITIONAL), *in_training(DEFAULT), row("sigma 0.5")]
+    for one in rows:
+        measured.append(one, measured.rows_file("digits"))
+    sweep = [measured.Swept(at / 100, at / 200, 0.9 + at / 2000) for at in range(101)]
+    assert "svg" not in reproduced.figures("digits", [row(PLG)])
+    measured.write_sweep(sweep, measured.sweep_file("digits"))
+    plots.draw(folder)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert first.keys() == {"reproduction_digits_steps.svg", "reproduction_digits_sigma.svg"}
+    assert all(f"figures/{name}" in reproduced.figures("digits", rows) for name in first)
+    plots.draw(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_the_readme_has_the_scores_where_it_asks_for_them(committed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = committed / "README.md"
+    readme.write_text("before\n<!-- table: reproduction -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(report, "README", readme)
+    assert report.documents()[readme] == "before\n<!-- table: reproduction -->\n\n<!-- end -->\nafter\n"
+    measured.append(row(PLG), measured.rows_file("digits"))
+    assert "reproduction -->\n| (seeds) |" in report.documents()[readme]
+    assert "| PLG (1) | 10.00 |" in report.documents()[readme]
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from gdui.drawing import OTHER, OURS, PLOT
 from gdui.runs import atomic_path
@@ -26,10 +28,21 @@ def plot_losses(path: Path, histories: Mapping[str, Path]) -> None:
         axes = figure.subplots(1, len(histories), squeeze=False)[0]
         for ax, (name, file) in zip(axes, histories.items(), strict=True):
             steps, losses = _read(file)
-            ax.plot(steps, losses, color=OTHER, linewidth=0.6)
-            ax.plot(steps, _smooth(losses), color=OURS, linewidth=1.6)
-            ax.set(title=name, xlabel="step", ylabel="loss", yscale="log" if losses.min() > 0 else "linear")
+            ax.plot(steps, losses, color=OTHER, linewidth=0.6, label="every step")
+            ax.plot(steps, _smooth(losses), color=OURS, linewidth=1.6, label="running mean")
+            ax.set(title=name, xlabel="training steps", ylabel="loss")
+            ax.legend(frameon=False, fontsize=9)
+            if losses.min() > 0:
+                _logarithmic(ax)
         figure.savefig(temporary, format="png", dpi=130)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Powers of ten alone would leave a plot of less than one decade without a number."""
+    axes.set(yscale="log", ylabel="loss, logarithmic")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def ledger(file: Path) -> dict[str, float]:

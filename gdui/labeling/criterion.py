@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from gdui.runs import atomic_path
 
@@ -22,8 +23,9 @@ def draw(criterion: Mapping[int, float], path: Path) -> None:
         axes = figure.add_subplot()
         axes.plot(tried, [criterion[k] for k in tried], marker="o", markersize=4, color=OURS)
         axes.axvline(best, color=LIMIT, linestyle="--", linewidth=1)
-        place = (best, criterion[best])
-        axes.annotate(f"k = {best}", place, (6, -14), textcoords="offset points", color=LIMIT, fontweight="bold")
+        above_axis = axes.get_xaxis_transform()
+        text: dict[str, Any] = {"textcoords": "offset points", "color": LIMIT, "fontweight": "bold"}
+        axes.annotate(f"k = {best}", (best, 0.03), (6, 0), xycoords=above_axis, **text)
         axes.set_xscale("log", base=2)
         axes.set_xticks(tried[:: -(-len(tried) // 12)], labels=map(str, tried[:: -(-len(tried) // 12)]))
         axes.minorticks_off()

@@ -50,7 +50,8 @@ def _of_cluster(row: Mapping[str, Any], classes: list[str], facts: Facts) -> lis
         return []
     cluster = facts.clusters[number]
     belongs = _rate(", where it belongs with {}", row["cluster_confidence"])
-    parts = [f"It lies in cluster {number} of {cluster.size:,} images{belongs}."]
+    images = f"{cluster.size:,} image{'s' * (cluster.size != 1)}"
+    parts = [f"It lies in cluster {number} ({images}){belongs}."]
     if row["consistency"] is not None:
         parts.append(f"{row['consistency']:.0%} of its nearest neighbours lie there too.")
     return [*parts, _of_match(cluster, classes), *_of_refinement(cluster)]

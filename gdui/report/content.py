@@ -14,7 +14,7 @@ from gdui.labels import RULES, ClusterFacts, Labels
 from gdui.labels.words import why
 from gdui.report import measures
 from gdui.report.choice import PINNED, Choice, choose
-from gdui.report.pictures import SMALL, data_urls
+from gdui.report.pictures import SMALL, thumbnails
 from gdui.report.projection import project
 
 __all__ = ["Beside", "content"]
@@ -44,7 +44,7 @@ class Beside:
 
 
 def content(labels: Labels, beside: Beside) -> dict[str, Any]:
-    """The page's data: numbers of all images, pictures of some."""
+    """The page's data: numbers of all images, pictures of some; those are files that have no address yet."""
     chosen = choose(labels)
     place = {row: at for at, row in enumerate(chosen.rows.tolist())}
     return {
@@ -145,7 +145,7 @@ def _images(labels: Labels, chosen: Choice, beside: Beside) -> dict[str, list[An
     ids = [row["id"] for row in table]
     large = set(chosen.review.tolist())
     sizes = {id_: LARGE if row in large else SMALL for id_, row in zip(ids, rows.tolist(), strict=True)}
-    urls = {} if beside.images is None else data_urls(beside.images, sizes, _names(labels, beside.images))
+    files = {} if beside.images is None else thumbnails(beside.images, sizes, _names(labels, beside.images))
     truth = {} if beside.truth is None else {"truth": beside.truth[rows].tolist()}
     return {
         "id": ids,
@@ -157,7 +157,7 @@ def _images(labels: Labels, chosen: Choice, beside: Beside) -> dict[str, list[An
         "cluster": [row["cluster"] for row in table],
         "rule": [row["rule"] for row in table],
         "why": [why(row, labels.classes, labels.facts, RULES) for row in table],
-        "picture": [urls.get(id_, "") for id_ in ids],
+        "picture": [files.get(id_, b"") for id_ in ids],
         **truth,
     }
 

@@ -1,7 +1,7 @@
 """One file that needs nothing else: the data, the style and the scripts within the template.
 
-The page's own security policy lets it load nothing and run these scripts alone. The data are a block of JSON, and the
-scripts put text into the page as text, never as markup.
+The page's own security policy lets it run these scripts alone, and load nothing but pictures that lie beside it. The
+data are a block of JSON, and the scripts put text into the page as text, never as markup.
 """
 
 import base64
@@ -35,7 +35,7 @@ def page(data: Mapping[str, Any], title: str) -> str:
     style = _read("style.css")
     script = '"use strict";\n(() => {\n' + "\n".join(_read(f"{name}.js") for name in SCRIPTS) + "\n})();\n"
     parts = {
-        "policy": _policy(style, script),
+        "policy": _policy(style, script, "'self' data:" if data["head"]["folder"] else "data:"),
         "title": html.escape(title),
         "style": style,
         "data": _json(data),
@@ -50,10 +50,10 @@ def _read(name: str) -> str:
     return (files("gdui.report") / "page" / name).read_text(encoding="utf-8")
 
 
-def _policy(style: str, script: str) -> str:
+def _policy(style: str, script: str, pictures: str) -> str:
     allowed = {
         "default-src": "'none'",
-        "img-src": "data:",
+        "img-src": pictures,
         "style-src": _digest(style),
         "script-src": _digest(script),
         "base-uri": "'none'",

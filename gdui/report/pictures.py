@@ -1,11 +1,11 @@
-"""Small pictures of chosen images, as text that stands in a page."""
+"""Small pictures of chosen images, each as a WebP file."""
 
-import base64
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -15,23 +15,34 @@ from gdui import checks
 from gdui.images import UnreadableError, decode, open_source
 from gdui.images.decode import to_rgb
 
-__all__ = ["SMALL", "data_urls"]
+__all__ = ["SMALL", "thumbnails"]
 
 SMALL = 96
 TINY = 40  # pictures with a side of so few pixels are kept without loss
 QUALITY = 72
+AHEAD = 4  # images that each thread may have waiting: an archive is read faster than it is decoded
 
 
-def data_urls(source: Any, sizes: Mapping[str, int], ids: list[str] | None = None) -> dict[str, str]:
-    """A data: URL for each id of `sizes` that `source` holds: its picture, no side longer than the size.
+def thumbnails(source: Any, sizes: Mapping[str, int], ids: list[str] | None = None) -> dict[str, bytes]:
+    """A WebP file for each id of `sizes` that `source` holds: its picture, no side longer than the size.
 
     Args:
-        source: what `gdui.images.open_source` takes. A folder is asked for these files alone; all else is read through.
+        source: what `gdui.images.open_source` takes. A folder is asked for these files alone; all else is read through,
+            once, until none of them is wanting.
         ids: names of the rows of an array.
     """
-    with ThreadPoolExecutor(checks.thread_count()) as pool:
-        work = [(id_, pool.submit(_data_url, raw, sizes[id_])) for id_, raw in _found(source, set(sizes), ids)]
-        return {id_: url for id_, done in work if (url := done.result())}
+    workers = checks.thread_count()
+    room = Semaphore(AHEAD * workers)
+    with ThreadPoolExecutor(workers) as pool:
+
+        def begun(raw: Any, size: int) -> Future[bytes]:
+            room.acquire()
+            work = pool.submit(_thumbnail, raw, size)
+            work.add_done_callback(lambda _: room.release())
+            return work
+
+        work = [(id_, begun(raw, sizes[id_])) for id_, raw in _found(source, set(sizes), ids)]
+        return {id_: file for id_, done in work if (file := done.result())}
 
 
 def _found(source: Any, wanted: set[str], ids: list[str] | None) -> Iterator[tuple[str, Any]]:
@@ -54,12 +65,12 @@ def _lies_inside(id_: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and "\0" not in id_
 
 
-def _data_url(raw: Any, size: int) -> str:
-    """The picture, square where it is small; "" where it can't be read."""
+def _thumbnail(raw: Any, size: int) -> bytes:
+    """The picture, square where it is small; nothing where it can't be read."""
     try:
         image = _opened(raw, size)
     except (UnreadableError, OSError):
-        return ""
+        return b""
     if size <= SMALL:
         side = min(size, *image.size)
         image = ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
@@ -67,7 +78,7 @@ def _data_url(raw: Any, size: int) -> str:
         image.thumbnail((size, size), Image.Resampling.BICUBIC)
     out = BytesIO()
     image.save(out, "WEBP", quality=QUALITY, lossless=min(image.size) <= TINY)
-    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+    return out.getvalue()
 
 
 def _opened(raw: Any, size: int) -> Image.Image:

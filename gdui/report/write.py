@@ -15,6 +15,7 @@ from gdui.labels import Labels
 from gdui.labels.pins import read_pins
 from gdui.report.content import Beside, content
 from gdui.report.page import page
+from gdui.report.placed import placed
 from gdui.runs import atomic_path, read_manifest
 
 __all__ = ["report_labels", "report_run"]
@@ -84,9 +85,11 @@ def class_indices(labels: Labels, named: Mapping[str, str]) -> npt.NDArray[np.in
 
 
 def _write(labels: Labels, path: Path, beside: Beside) -> Path:
-    text = page(content(labels, beside), f"{beside.title}: gdui")
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    told = content(labels, beside)
+    shown = told["images"]
+    with placed(shown["picture"], path) as (addresses, folder), atomic_path(path) as temporary:
+        told |= {"images": shown | {"picture": addresses}, "head": told["head"] | {"folder": folder}}
+        temporary.write_text(page(told, f"{beside.title}: gdui"), encoding="utf-8")
     return path
 
 

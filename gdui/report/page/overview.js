@@ -16,7 +16,12 @@ function overview() {
   );
   document
     .getElementById("footer")
-    .append(`Made by gdui ${head.version}. This page is one file: it loads nothing and sends nothing.`);
+    .append(
+      `Made by gdui ${head.version}. `,
+      head.folder
+        ? `Its pictures lie beside it in the folder ${head.folder}; it loads nothing else and sends nothing.`
+        : "This page is one file: it loads nothing and sends nothing.",
+    );
 }
 
 function provenance() {
