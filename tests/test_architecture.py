@@ -52,7 +52,7 @@ LAYERS: list[set[str]] = [
     {"gdui.diffusion.recipe", "gdui.diffusion.solvers", "gdui.diffusion.gather"},
     {"gdui.diffusion.losses", "gdui.diffusion.sample", "gdui.diffusion.plan"},
     {"gdui.diffusion.averages", "gdui.diffusion.generator", "gdui.evaluation"},
-    {"gdui.diffusion.train", "gdui.diffusion.album"},
+    {"gdui.diffusion.train", "gdui.diffusion.album", "gdui.diffusion.start"},
     {"gdui.diffusion.workflow"},
     {"gdui.report", "gdui.doctor"},
     {"gdui.demo"},

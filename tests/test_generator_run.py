@@ -39,13 +39,15 @@ QUICK: dict[str, Any] = {
 OPTIONS: dict[str, Any] = {"preset": "tiny", "compile": False}
 
 
-def make_labels(ids: list[str], label: npt.ArrayLike, confidence: npt.ArrayLike | None = None) -> Labels:
+def make_labels(
+    ids: list[str], label: npt.ArrayLike, confidence: npt.ArrayLike | None = None, names: list[str] = NAMES
+) -> Labels:
     n = len(ids)
     sure = np.linspace(1, 0.5, n) if confidence is None else confidence
     nothing = np.full(n, np.nan)
     return Labels.from_arrays(
         ids,
-        NAMES,
+        names,
         label_index=label,
         confidence=sure,
         matched_index=label,
@@ -117,6 +119,38 @@ def test_the_networks_can_be_trained_one_after_the_other(tmp_path: Path) -> None
     np.testing.assert_array_equal(both.sample("dark", n=2, steps=2), whole.sample("dark", n=2, steps=2))
     again = quick(labels, source, tmp_path / "run", objective="unet", average=0.99)
     assert again.classifier is not None
+
+
+STILL = {"recipe.rate": 1e-12, "recipe.weight_decay": 0.0}
+
+
+def test_a_generator_begins_where_another_one_ended(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    first = quick(labels, source, tmp_path / "first")
+    now = np.array([2, 0, -1])[labels.label_index]
+    more = make_labels(labels.ids.to_pylist(), now, names=["bright", "grey", "dark"])
+    quick(more, source, tmp_path / "more", objective="unet", start=first, settings=STILL)
+    tuned = Generator.load(tmp_path / "more").unet.state_dict()
+    given = first.unet.state_dict()
+    rows = given.pop("label_emb.weight")[[1, 0, 2]]
+    torch.testing.assert_close(tuned["label_emb.weight"][[0, 2, 3]], rows)
+    torch.testing.assert_close(tuned["label_emb.weight"][1], rows.mean(dim=0))
+    for name, value in given.items():
+        torch.testing.assert_close(tuned[name], value)
+    with pytest.raises(ValueError, match=r"start: .* -> \(none\)"):
+        quick(more, source, tmp_path / "more", objective="unet", settings=STILL)
+
+
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    first = quick(labels, source, tmp_path / "first", objective="unet")
+    for settings, words in (
+        ({"timesteps": 100}, "setting timesteps must be 500, as in the generator to start from, not 100"),
+        ({"network.width": 64}, r"start must be a generator of the same sizes; \d+ tensors differ: "),
+    ):
+        with pytest.raises(ValueError, match=words):
+            quick(labels, source, tmp_path / "second", start=first, settings=settings)
+    assert not (tmp_path / "second").exists()
 
 
 def test_an_average_can_be_chosen_afterwards(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier", choices=("adm", "spice"), default="adm", help="which network steers")
     parser.add_argument("--weigh", action="store_true", help="let the labels' confidence weigh the loss")
     parser.add_argument("--average", type=float, help="the running average to keep (default: the best)")
+    parser.add_argument("--start", type=Path, metavar="RUN", help="the generator whose UNet to begin with")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, as recipe.steps=9000; repeatable"
     )
@@ -70,6 +71,7 @@ def train(arguments: argparse.Namespace) -> None:
     """Trains a generator into a run folder."""
     from gdui import toml
     from gdui.diffusion.curves import ledger
+    from gdui.diffusion.generator import Generator
     from gdui.diffusion.train import DivergedError
     from gdui.diffusion.workflow import train as train_generator
 
@@ -85,6 +87,7 @@ def train(arguments: argparse.Namespace) -> None:
                 classifier=arguments.classifier,
                 weigh=arguments.weigh,
                 average=arguments.average,
+                start=Generator.load(arguments.start) if arguments.start else None,
                 settings=dict(map(toml.parse_override, arguments.set)),
                 seed=arguments.seed,
                 device=arguments.device,

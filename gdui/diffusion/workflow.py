@@ -28,6 +28,7 @@ from gdui.diffusion.plan import Plan
 from gdui.diffusion.recipe import Recipe
 from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.spice import SpiceClassifier
+from gdui.diffusion.start import begin_at, check_start
 from gdui.diffusion.train import Trained, train_network
 from gdui.diffusion.unet import UNet
 from gdui.images import Source, open_source
@@ -53,6 +54,7 @@ def train(
     weigh: bool = False,
     average: float | None = None,
     latents: Any = None,
+    start: Generator | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -78,6 +80,8 @@ def train(
             is smallest on pictures kept aside.
         latents: diffuse in another space: a pair of callables (encode, decode), or diffusers' AutoencoderKL. Settings
             "size" and "channels" are then the latents', "picture_size" the pictures'.
+        start: a generator whose UNet this one begins with, as after corrections or for more classes: those of the same
+            name are taken over, others are learned anew. Sizes, schedule and target must be the same.
         settings: changes to the preset by dotted name, such as {"size": 48, "recipe.steps": 10_000}; see `Plan.named`.
         mode: "overwrite" begins anew in a folder that was used before; other labels, pictures or settings are refused
             there otherwise.
@@ -90,15 +94,18 @@ def train(
         preset, len(table.classes), conditional=conditional, classifier=classifier, seed=seed, changes=settings
     )
     _check_average(average, plan.recipe)
+    if start is not None:
+        check_start(start, plan)
     coder = _coder(latents, plan)
     facts = {"preset": preset, "conditional": conditional, "weigh": weigh, "latents": coder is not None, "seed": seed}
+    facts |= {} if start is None else {"start": start.digest()}
     opened = open_source(source)
     told = plan.settings() | {"labels": _digest(table), "source": opened.fingerprint}
     with _ranks(where), torch.random.fork_rng(), _held(folder, facts | told, mode) as run:
         pixels = _Store(folder, run, plan, where, progress).pixels(table, opened, coder)
         weights = confidence_weights(table) if weigh else None
         pictures = Pictures(pixels, table.label_index, tuple(table.classes), weights)
-        return _Workshop(plan, folder, pictures, where, compile, progress, coder).make(objective, average)
+        return _Workshop(plan, folder, pictures, where, compile, progress, coder, start).make(objective, average)
 
 
 class _Workshop:
@@ -113,8 +120,9 @@ class _Workshop:
         compile: bool,  # noqa: A002
         progress: Progress | None,
         coder: Coder | None,
+        start: Generator | None,
     ) -> None:
-        self.plan, self.folder, self.pictures, self.coder = plan, folder, pictures, coder
+        self.plan, self.folder, self.pictures, self.coder, self.start = plan, folder, pictures, coder, start
         self.device, self.compile, self.progress = device, compile, progress
         self.schedule = Schedule.from_name(plan.schedule, plan.timesteps)
 
@@ -137,6 +145,8 @@ class _Workshop:
         nameless = recipe.forget > 0 or bool((self.pictures.classes < 0).any())
         torch.manual_seed(recipe.seed)
         network = UNet(config, null_class=config.classes is not None and nameless)
+        if self.start is not None:
+            begin_at(network, self.pictures.names, self.start)
         model = Generator(
             network.to(self.device).to(memory_format=torch.channels_last),
             self.pictures.names,
