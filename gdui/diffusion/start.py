@@ -31,7 +31,7 @@ def check_start(start: Generator, plan: Plan) -> None:
 
 @torch.no_grad()
 def begin_at(network: UNet, names: tuple[str, ...], start: Generator) -> None:
-    """Gives `network`, which is to draw `names`, the weights of `start`; a new class begins between all that it knows."""
+    """Gives `network`, which is to draw `names`, the weights of `start`; a new class begins between the known ones."""
     own, given = network.state_dict(), start.unet.state_dict()
     for name in own.keys() - {CLASSES}:
         own[name].copy_(given[name])
