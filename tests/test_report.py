@@ -6,12 +6,14 @@ import html
 import io
 import json
 import re
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
@@ -365,6 +367,24 @@ def test_the_map_keeps_neighbours_together(rng: np.random.Generator) -> None:
     assert method != "PCA"
     assert project(features[:9])[1] == "PCA"
     assert np.isfinite(project(np.ones((60, 1), np.float32))[0]).all()
+
+
+def test_umap_draws_the_map_where_it_is_installed(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    class UMAP:
+        def __init__(self, metric: str, random_state: int) -> None:
+            assert (metric, random_state) == ("cosine", 7)
+
+        def fit_transform(self, features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            return 10 * features[:, :2] - 3
+
+    module = ModuleType("umap")
+    module.UMAP = UMAP  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "umap", module)
+    features = rng.random((60, 5)).astype(np.float32)
+    places, method = project(features, seed=7)
+    assert method == "UMAP"
+    expected = features[:, :2] - features[:, :2].min(0)
+    np.testing.assert_allclose(places, expected / expected.max(0), atol=1e-5)
 
 
 def test_pins_are_read_and_mistakes_named(tmp_path: Path) -> None:
