@@ -68,6 +68,7 @@ def test_it_opens_with_pictures_and_fits_the_screen(browser: Any, run: Path, kin
     picture.scroll_into_view_if_needed()
     assert page.evaluate("image => image.decode().then(() => image.naturalWidth)", picture.element_handle()) == 8
     assert page.evaluate("document.documentElement.scrollWidth") == kind["viewport"]["width"]
+    assert page.evaluate("(nav => nav.scrollWidth - nav.clientWidth)(document.querySelector('nav'))") == 0
     drawn = page.evaluate(
         "() => { const c = document.querySelector('canvas'); c.scrollIntoView(); return c.getContext('2d')"
         ".getImageData(0, 0, c.width, c.height).data.filter((v, at) => at % 4 == 3 && v).length }"

@@ -24,7 +24,7 @@ function mapSection() {
   const picked = el(
     "div",
     { class: "picked", "aria-live": "polite" },
-    el("p", { class: "faint" }, "Point at an image, or step from one to the next with the arrow keys."),
+    el("p", { class: "faint" }, "Point at an image or tap it, or step from one to the next with the arrow keys."),
   );
   const kinds = Object.keys(COLOURS).filter((name) => name !== "truth" || images.truth);
   const by = el(
