@@ -43,11 +43,11 @@ function axes(width, height, ticks, title) {
     ...ticks.map(([at, text]) =>
       svg(
         "text",
-        { x: at * width, y: height + 15, "text-anchor": at === 0 ? "start" : at === 1 ? "end" : "middle" },
+        { x: at * width, y: height + 18, "text-anchor": at === 0 ? "start" : at === 1 ? "end" : "middle" },
         text,
       ),
     ),
-    svg("text", { x: width / 2, y: height + 32, "text-anchor": "middle" }, title),
+    svg("text", { x: width / 2, y: height + 36, "text-anchor": "middle" }, title),
   ];
 }
 
