@@ -43,7 +43,7 @@ FASTER = {
     "sampling step": {"guided-diffusion": 2.0, "diffusers": 1.5},
     "guided sampling step": {"guided-diffusion": 2.0},
 }
-LONGEST_COMPILE, LONGEST_WAIT = 60.0, 0.02  # seconds; share of a training step
+LONGEST_WAIT = 0.02  # of a training step
 BFLOAT16 = torch.bfloat16
 Way = Callable[[], Tensor]
 Network = TypeVar("Network", bound=nn.Module)
@@ -369,14 +369,14 @@ start = time.perf_counter()
 print(time.perf_counter() - start)
 """
 CALLS = {
-    "drawing": (64, "with torch.no_grad(): for_inference(network, mixed=False)(x, t, classes)"),
-    "training": (128, "compiled(network)(x, t, classes).square().mean().backward()"),
+    "drawing": (64, "with torch.no_grad(): for_inference(network, mixed=False)(x, t, classes)", 60.0),
+    "training": (128, "compiled(network)(x, t, classes).square().mean().backward()", None),
 }
 
 
 def first_calls(bench: Bench) -> None:
-    """The first call of the demo's network, compiled in a new process without any cache."""
-    for what, (images, call) in CALLS.items():
+    """The first call of the demo's network, compiled in a new process without any cache, as nobody need on a CPU."""
+    for what, (images, call, longest) in CALLS.items():
         with tempfile.TemporaryDirectory() as cache:
             there = {"GDUI_COMPILE": "1", "TORCHINDUCTOR_CACHE_DIR": cache}
             script = FIRST_CALL.format(images=images, call=call)
@@ -385,7 +385,7 @@ def first_calls(bench: Bench) -> None:
             )
         seconds = float(told.stdout)
         bench.record(f"demo's network, first call compiled, {what}", "gdui", "time", "s", [seconds])
-        assert bench.quick or seconds < LONGEST_COMPILE, f"{what}: the first call took {seconds:.0f} s"
+        assert bench.quick or longest is None or seconds < longest, f"{what}: the first call took {seconds:.0f} s"
 
 
 def run(bench: Bench) -> None:

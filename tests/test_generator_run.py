@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -19,11 +21,15 @@ from gdui import cli
 from gdui.diffusion.gather import store_pictures
 from gdui.diffusion.generator import Generator
 from gdui.diffusion.pictures import Pictures
-from gdui.diffusion.spice import SpiceClassifier
+from gdui.diffusion.spice import Learned, SpiceClassifier
 from gdui.diffusion.workflow import train
-from gdui.images import open_source
+from gdui.images import Transform, open_source
+from gdui.labeling.cluster import Heads
+from gdui.labeling.spice import Spice
 from gdui.labels import Labels
 from gdui.labels.facts import Facts
+from gdui.runs import Run
+from gdui.training.backbones import backbone
 from gdui.training.history import History
 
 NAMES = ["dark", "bright"]
@@ -175,6 +181,50 @@ def test_a_clustering_network_can_steer(tmp_path: Path) -> None:
     drawn = model.sample("dark", n=2, steps=2, guide="classifier", guidance=3.0)
     np.testing.assert_array_equal(again.sample("dark", n=2, steps=2, guide="classifier", guidance=3.0), drawn)
     assert (model.sample("dark", n=2, steps=2, guidance=0.0) != drawn).any()
+
+
+def learned_from_pixels(path: Path) -> Spice:
+    """What a labelling run would have learned, of two clusters in the other order than the classes."""
+    torch.manual_seed(0)
+    trunk = backbone("small", 1)
+    trunk.center.normal_()
+    head = Heads(*(np.random.default_rng(0).normal(size=shape).astype(np.float32) for shape in HEAD))
+    spice = Spice(trunk.eval(), head, Transform(8, filter="bilinear", mean=(0.4,) * 3, std=(0.3,) * 3))
+    spice.save(path)
+    return spice
+
+
+HEAD = [(128, 24), (24,), (24, 2), (2,)]
+
+
+def test_a_clustering_network_begins_as_the_labels_run_learned_it(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    table = labels.table.set_column(
+        labels.table.schema.get_field_index("cluster"), "cluster", pa.array(np.arange(20) % 2 == 0, pa.int32())
+    )
+    with Run(tmp_path / "run", {}) as run:
+        run.finish("label")
+    replace(labels, table=table).to_parquet(tmp_path / "run" / "labels.parquet")
+    spice = learned_from_pixels(tmp_path / "run" / "spice.safetensors")
+    changes = {"objective": "both", "classifier": "spice", "settings": {"classifier_recipe.rate": 0.0}}
+    model = quick(tmp_path / "run", source, tmp_path / "out", **changes)
+    again = Generator.load(tmp_path / "out").classifier
+    assert isinstance(again, SpiceClassifier)
+    untaught = SpiceClassifier(again.config).eval()
+    Learned.read(tmp_path / "run" / "spice.safetensors").into(untaught, table["cluster"].to_numpy(), labels.label_index)
+    pixels = np.random.default_rng(1).random((5, 1, 8, 8), np.float32)
+    seen = torch.from_numpy((pixels - 0.4) / 0.3)
+    with torch.no_grad():
+        expected = spice.logits(torch.nn.functional.normalize(spice.trunk(seen), dim=1).numpy())[:, [1, 0]]
+        said = untaught(torch.from_numpy(2 * pixels - 1), torch.full((5,), 30.0))
+    torch.testing.assert_close(said, expected, atol=1e-4, rtol=1e-4)
+    for name, value in (*again.features.named_parameters(), *again.head.named_parameters()):
+        assert any(torch.equal(value, own) for own in untaught.parameters()), name
+    assert model.digest() == Generator.load(tmp_path / "out").digest()
+    (tmp_path / "run" / "spice.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="holds nothing that was learned from pixels"):
+        quick(tmp_path / "run", source, tmp_path / "other", **changes)
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_unconditional_model_draws_no_names(tmp_path: Path) -> None:

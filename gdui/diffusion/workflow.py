@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +28,7 @@ from gdui.diffusion.pictures import Pictures
 from gdui.diffusion.plan import Plan
 from gdui.diffusion.recipe import Recipe
 from gdui.diffusion.schedule import Schedule
-from gdui.diffusion.spice import SpiceClassifier
+from gdui.diffusion.spice import Learned, SpiceClassifier, SpiceConfig
 from gdui.diffusion.start import begin_at, check_start
 from gdui.diffusion.train import Trained, train_network
 from gdui.diffusion.unet import UNet
@@ -40,6 +41,7 @@ __all__ = ["Objective", "device_of", "train"]
 
 Objective = Literal["unet", "classifier", "both"]
 PICTURES, LATENTS, LOSSES, MODEL, SAMPLES = "pictures.npy", "latents.npy", "losses.png", "model", "samples"
+SPICE = "spice.safetensors"  # of a labelling run
 
 
 def train(
@@ -74,7 +76,7 @@ def train(
         objective: which network to train; "classifier" needs a folder in which the UNet is trained.
         conditional: whether the UNet is told the classes. Images without a label train it without one.
         classifier: "adm", the UNet's way down with a pooled end, or "spice", a clustering network with a head for the
-            time step.
+            time step; where `labels` is a run that learned from pixels, it begins as the network of that run.
         weigh: let the labels' confidence weigh the loss.
         average: which running average of the weights becomes the model (one of recipe.ema); None for the one whose loss
             is smallest on pictures kept aside.
@@ -94,6 +96,9 @@ def train(
         preset, len(table.classes), conditional=conditional, classifier=classifier, seed=seed, changes=settings
     )
     _check_average(average, plan.recipe)
+    learned = _learned(labels, plan, latents)
+    if learned is not None:
+        plan = replace(plan, classifier=learned.config(plan.classifier))  # type: ignore[arg-type]
     if start is not None:
         check_start(start, plan)
     coder = _coder(latents, plan)
@@ -101,11 +106,15 @@ def train(
     facts |= {} if start is None else {"start": start.digest()}
     opened = open_source(source)
     told = plan.settings() | {"labels": _digest(table), "source": opened.fingerprint}
+    told |= {} if learned is None else {"learned": learned.digest}
     with _ranks(where), torch.random.fork_rng(), _held(folder, facts | told, mode) as run:
         pixels = _Store(folder, run, plan, where, progress).pixels(table, opened, coder)
         weights = confidence_weights(table) if weigh else None
         pictures = Pictures(pixels, table.label_index, tuple(table.classes), weights)
-        return _Workshop(plan, folder, pictures, where, compile, progress, coder, start).make(objective, average)
+        begin = None
+        if learned is not None:
+            begin = partial(learned.into, clusters=table.numbers("cluster"), classes=table.label_index)
+        return _Workshop(plan, folder, pictures, where, compile, progress, coder, start, begin).make(objective, average)
 
 
 class _Workshop:
@@ -121,9 +130,10 @@ class _Workshop:
         progress: Progress | None,
         coder: Coder | None,
         start: Generator | None,
+        begin: Callable[[Any], None] | None,
     ) -> None:
         self.plan, self.folder, self.pictures, self.coder, self.start = plan, folder, pictures, coder, start
-        self.device, self.compile, self.progress = device, compile, progress
+        self.device, self.compile, self.progress, self.begin = device, compile, progress, begin
         self.schedule = Schedule.from_name(plan.schedule, plan.timesteps)
 
     def make(self, objective: Objective, average: float | None) -> Generator:
@@ -164,7 +174,10 @@ class _Workshop:
     def classifier(self, model: Generator) -> Generator:
         """The model with a newly trained classifier."""
         torch.manual_seed(self.plan.classifier_recipe.seed + 1)
-        network = classifier_of(self.plan.classifier).to(self.device).to(memory_format=torch.channels_last)
+        network = classifier_of(self.plan.classifier)
+        if self.begin is not None:
+            self.begin(network)
+        network = network.to(self.device).to(memory_format=torch.channels_last)
         loss = classifier_loss(self.schedule)
         self._train("classifier", network, loss, self.pictures.named(), self.plan.classifier_recipe, None, None)
         return replace(model, classifier=network)
@@ -228,6 +241,15 @@ def _read(labels: Labels | str | os.PathLike[str]) -> Labels:
     if not isinstance(labels, (str, os.PathLike)):
         raise TypeError(f"labels must be a Labels table or the path of one, not {type(labels).__name__}")
     return Labels.from_run(labels) if Path(labels).is_dir() else Labels.from_parquet(labels)
+
+
+def _learned(labels: Any, plan: Plan, latents: Any) -> Learned | None:
+    """What the labels' run has learned from the same kind of pixels, where a classifier can begin with it."""
+    asked, path = plan.classifier, Path(labels) / SPICE if isinstance(labels, (str, os.PathLike)) else None
+    if not isinstance(asked, SpiceConfig) or path is None or latents is not None or not path.is_file():
+        return None
+    found = Learned.read(path)
+    return found if found.fits(asked) else None
 
 
 def _coder(latents: Any, plan: Plan) -> Coder | None:
