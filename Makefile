@@ -3,13 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cuh') CMakeLists.txt pyproject.toml
 
-.PHONY: demo test bench lint docs clean
+.PHONY: demo test soak bench lint docs clean
 
 demo: $(VENV)/.user
 	$(BIN)/gdui demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest
+
+soak: $(VENV)/.dev
+	GDUI_SOAK=1 $(BIN)/pytest tests/test_faults.py tests/test_fuzz.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py

@@ -23,11 +23,12 @@ LABELS = "labels.parquet"
 QUARANTINE = "quarantine.parquet"
 CORRECTIONS = "corrections.csv"
 STORES = ("features", "embeddings")
+PARTS = "parts"
 PIXELS = ("pictures.npy", "latents.npy")
 # What a run may leave behind, and a new one in the same folder takes away.
 PLOTS = ("criterion.png", "losses.png")
 FILES = (LABELS, QUARANTINE, CORRECTIONS, *PIXELS, *PLOTS, "report.html", "log", "spice.safetensors")
-FOLDERS = (*STORES, "spice", "unet", "classifier", "model", "samples", "report_pictures")
+FOLDERS = (*STORES, PARTS, "spice", "unet", "classifier", "model", "samples", "report_pictures")
 BOOKS = (LOCK, MANIFEST, "config.toml", "log")
 
 
@@ -76,6 +77,7 @@ class Run:
     features = property(lambda self: self.path / "features")
     embeddings = property(lambda self: self.path / "embeddings")
     labels = property(lambda self: self.path / LABELS)
+    parts = property(lambda self: self.path / PARTS)
     quarantine = property(lambda self: self.path / QUARANTINE)
     corrections = property(lambda self: self.path / CORRECTIONS)
     log = property(lambda self: self.path / "log")
@@ -107,6 +109,11 @@ class Run:
     def stages(self) -> dict[str, dict[str, Any]]:
         """What is done, in the order it was done, and the facts of each."""
         return {name: dict(facts) for name, facts in self._manifest["stages"].items()}
+
+    @property
+    def configuration(self) -> str:
+        """A hash of the settings."""
+        return str(self._manifest["configuration"])
 
     def done(self, stage: str) -> bool:
         """Whether `stage` was finished, in this process or an earlier one."""
@@ -231,7 +238,7 @@ def _empty(folder: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Removes what a killed process left half written."""
-    for inside in (".", *STORES):
+    for inside in (".", *STORES, PARTS):
         for left in (folder / inside).glob(f"{PART}*"):
             left.unlink()
 

@@ -40,7 +40,7 @@ LAYERS: list[set[str]] = [
     | {"gdui.labeling.spice"},
     {"gdui.labeling.pins"},
     {"gdui.labeling.outcome"},
-    {"gdui.labeling.intake"},
+    {"gdui.labeling.intake", "gdui.labeling.parts"},
     {
         "gdui.labeling.labeler",
         "gdui.labeling.summary",
@@ -48,6 +48,7 @@ LAYERS: list[set[str]] = [
         "gdui.labeling.distribute",
         "gdui.diffusion.checkpoints",
     },
+    {"gdui.labeling.job"},
     {"gdui.labeling.workflow"},
     {"gdui.diffusion.recipe", "gdui.diffusion.solvers", "gdui.diffusion.gather"},
     {"gdui.diffusion.losses", "gdui.diffusion.sample", "gdui.diffusion.plan"},

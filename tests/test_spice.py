@@ -172,8 +172,8 @@ def test_a_run_folder_learns_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     few = SMALL | {"represent.epochs": 2, "joint.epochs": 1, "clusterer": "spice"}
     arguments = (str(tmp_path / "pictures.npy"), NAMES, tmp_path / "run", Config.named("default", **few))
     first = label_run(*arguments, opinions=str(tmp_path / "scores.npy"))
-    assert "learn" in first.labels.facts.ledger
-    monkeypatch.setattr("gdui.labeling.workflow.learn_source", None)
+    assert "learn" in first.ledger
+    monkeypatch.setattr("gdui.labeling.job.learn_source", None)
     other = relabel_run(tmp_path / "run", ("nought", "one", "seven"), opinions=str(tmp_path / "scores.npy"))
     np.testing.assert_array_equal(other.labels.label_index, first.labels.label_index)
     predicted = predict_run(
@@ -206,7 +206,7 @@ def test_a_source_that_has_grown_is_learned_anew(tmp_path: Path, monkeypatch: py
         done = predict_run(tmp_path / "run", str(tmp_path / "pictures.npy"), tmp_path / to, opinions=str(scores))
         return done.labels.table["cluster"].to_numpy()
 
-    monkeypatch.setattr("gdui.labeling.workflow.learn_source", learning)
+    monkeypatch.setattr("gdui.labeling.job.learn_source", learning)
     save(60)
     label()
     predict("new")

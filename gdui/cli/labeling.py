@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
+MODES = ("continue", "overwrite", "extend")  # as the workflow knows them, which only a command imports
+
 Commands = Any  # argparse keeps the type of its sub-commands to itself
 
 
@@ -39,7 +41,9 @@ def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="one setting; may be repeated"
     )
-    parser.add_argument("--mode", choices=("continue", "overwrite"), default="continue", help="what to do with RUN")
+    parser.add_argument(
+        "--mode", choices=MODES, default="continue", help="what to do with RUN; extend labels new images only"
+    )
     parser.set_defaults(command=label)
 
 
@@ -88,7 +92,9 @@ def _add_ready(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_opinions(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--opinions", metavar="FILE", help="an .npy [N, C] of scores, instead of the encoder's")
+    parser.add_argument(
+        "--opinions", metavar="FILE", help="an .npy of scores [N, C], or of vectors of the classes [C, d]"
+    )
 
 
 def label(arguments: argparse.Namespace) -> None:
@@ -219,11 +225,13 @@ def _configuration(arguments: argparse.Namespace, written: dict[str, Any]) -> "C
 
 
 def _report(outcome: "Outcome", *, as_json: bool) -> None:
+    from gdui.labels.words import summary
+
     if as_json:
         print(json.dumps(outcome.to_dict()))
         return
-    print(outcome.labels.summary())
-    if outcome.labels.quarantine.num_rows:
+    print(summary(outcome.totals))
+    if outcome.totals.quarantine.num_rows:
         print(f"{outcome.folder / 'quarantine.parquet'} says why they could not be read")
     if outcome.left_out:
         rest = ", ..." if outcome.left_out > len(outcome.examples) else ""
@@ -236,7 +244,7 @@ def _report(outcome: "Outcome", *, as_json: bool) -> None:
 
 def _ledger(outcome: "Outcome") -> str:
     """A line a stage, and which of them took longest."""
-    ledger = outcome.labels.facts.ledger
+    ledger = outcome.ledger
     if not ledger:
         return "nothing was left to do"
     lines = [f"{'stage':<12}{'seconds':>10}{'images':>12}{'images/s':>12}"]

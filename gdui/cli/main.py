@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -26,12 +27,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.command(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds nothing left to interrupt
         return _failed(arguments, "interrupted; run the same command again to continue", INTERRUPTED)
     except BrokenPipeError:
         _silence_stdout()
         return FAILED
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         return _failed(arguments, _words(error), FAILED)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        return _failed(arguments, f"out of memory: {str(error).splitlines()[0]}", FAILED)
     return 0
 
 
@@ -39,6 +45,8 @@ def _words(error: Exception) -> str:
     """What went wrong; the system's own errors name the file first."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}".rstrip(": ")
     return str(error) or type(error).__name__
 
 

@@ -35,7 +35,7 @@ def open_npy(path: Path, layout: str | None, ids: Sequence[str] | None) -> Sourc
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy's reader of headers has errors of many kinds
         raise ValueError(f"source {str(path)!r} is not an array that can be read: {error}") from None
     images = [name for name, array in arrays.items() if array.ndim in (3, 4)]
     if len(images) != 1:

@@ -98,11 +98,12 @@ def assign(model: Centroids | Heads, features: Matrix) -> Assignment:
     step = max(1, BLOCK_CELLS // model.k)
     for at in range(0, len(features), step):
         logits = model(features[at : at + step])
-        best = logits.topk(min(2, model.k), dim=1)
-        own = best.values[:, 0]
-        out.cluster[at : at + step] = logits.argmax(dim=1).numpy()
+        cluster = logits.argmax(dim=1, keepdim=True)
+        own = logits.gather(1, cluster)[:, 0]
+        out.cluster[at : at + step] = cluster[:, 0].numpy()
         out.confidence[at : at + step] = torch.exp(own - logits.logsumexp(dim=1)).numpy()
-        out.margin[at : at + step] = (own - best.values[:, -1]).numpy()
+        next_best = logits.scatter_(1, cluster, -torch.inf).amax(dim=1) if model.k > 1 else own
+        out.margin[at : at + step] = (own - next_best).numpy()
     return out
 
 

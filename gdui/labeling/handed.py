@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
 from gdui.images import Source, open_source
 from gdui.images.shards import fingerprint, stamp_files
 
-__all__ = ["Inputs", "address", "read_scores"]
+__all__ = ["Inputs", "address"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,3 @@ def address(path: str | None) -> str | None:
 def _whole(path: str) -> str:
     """The file that tells whether a file or a feature store has changed."""
     return str(Path(path) / "manifest.json") if Path(path).is_dir() else path
-
-
-def read_scores(path: Path) -> npt.NDArray[Any]:
-    """The scores [N, C] in an .npy file, read as they are needed."""
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"opinions {str(path)!r} must be an .npy file of one array: {error}") from None

@@ -1,6 +1,5 @@
 """What a labeler is handed: features of every image and the opinion of each, read in blocks, never copied whole."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,11 +12,9 @@ from gdui.labeling.features import Features
 from gdui.labeling.opinions import zero_shot
 from gdui.labels import no_quarantine
 
-__all__ = ["BLOCK_ROWS", "Images", "Scores", "Texts", "same_encoder"]
+__all__ = ["Images", "Scores", "Texts", "same_encoder"]
 
 Matrix = npt.NDArray[np.float32]
-
-BLOCK_ROWS = 65_536
 
 
 def same_encoder(name: str, found: str, wanted: str) -> None:
@@ -40,6 +37,11 @@ class Texts:
     scale: float
     embeddings: Features | None = None
 
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.vectors)
+
     def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:
         """Probabilities [n, C]."""
         name, seen = ("features", features) if self.embeddings is None else ("embeddings", self.embeddings.gather(rows))
@@ -52,23 +54,29 @@ class Texts:
 class Scores:
     """The opinion is handed in [N, C]: as probabilities, or else as log-odds."""
 
-    given: npt.NDArray[np.floating]
+    given: Features
     are_probabilities: bool
 
+    @property
+    def classes(self) -> int:
+        """C."""
+        return self.given.dim
+
     @classmethod
-    def of(cls, opinions: npt.ArrayLike, images: int, classes: int) -> "Scores":
+    def of(cls, given: Features, images: int, classes: int) -> "Scores":
         """Scores [images, classes]; they are probabilities where no row is negative and each sums to 1."""
-        given = checks.array("opinions", opinions, 2, length=images)
-        if given.shape[1] != classes:
-            raise ValueError(f"opinions must have {classes} columns, one a class, not {given.shape[1]}")
-        blocks = (given[at : at + BLOCK_ROWS] for at in range(0, images, BLOCK_ROWS))
+        if len(given) != images:
+            raise ValueError(f"opinions must have {images} rows, not {len(given)}")
+        if given.dim != classes:
+            raise ValueError(f"opinions must have {classes} columns, one a class, not {given.dim}")
+        blocks = (block for _, block in given.blocks())
         return cls(
             given, all(b.min() >= 0 and np.abs(b.sum(axis=1, dtype=np.float64) - 1).max() < 1e-2 for b in blocks)
         )
 
     def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:  # noqa: ARG002 - as Texts
         """Probabilities [n, C]."""
-        chosen = self.given[rows].astype(np.float32)
+        chosen = checks.array("opinions", self.given.gather(rows), 2)
         if self.are_probabilities:
             return np.asarray(chosen, np.float32)
         powers = np.exp(chosen - chosen.max(axis=1, keepdims=True))
@@ -103,15 +111,12 @@ class Images:
 
     def rows(self, rows: npt.NDArray[np.integer]) -> tuple[Matrix, Matrix]:
         """Features [n, d] and opinion [n, C] of some images."""
-        return self._both(rows, self.features.gather(rows))
-
-    def blocks(self) -> Iterator[tuple[slice, Matrix, Matrix]]:
-        """Which images, their features and the opinion of them, for all in order."""
-        for at, part in self.features.blocks(BLOCK_ROWS):
-            yield (slice(at, at + len(part)), *self._both(np.arange(at, at + len(part)), part.astype(np.float32)))
-
-    def _both(self, rows: npt.NDArray[np.integer], features: Matrix) -> tuple[Matrix, Matrix]:
-        if not np.isfinite(features.sum(dtype=np.float64)):
+        features = self.features.gather(rows)
+        if not np.isfinite(features.sum()) and not np.isfinite(features).all():
             wrong = rows[~np.isfinite(features).all(axis=1)]
             raise ValueError(f"features must be finite numbers, but row {wrong[0]} holds NaN or infinity")
         return features, self.opinion(rows, features)
+
+    def called(self, rows: npt.NDArray[np.integer]) -> pa.ChunkedArray:
+        """The ids of some images, in the order of `rows`."""
+        return self.ids if len(rows) == len(self) else self.ids.take(pa.array(rows))

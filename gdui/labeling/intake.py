@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from gdui import checks
 from gdui.images import Source, open_source
 from gdui.labeling.encoders import Encoder, LazyEncoder
 from gdui.labeling.features import Features, FeatureStore, encode_source, load_features
@@ -23,13 +23,16 @@ from gdui.labels import Facts, no_quarantine
 
 __all__ = ["Given", "Intake", "same_images"]
 
+SCALE = 100.0  # of cosines with vectors that are handed in: what every published CLIP has learned
+
 
 class Given(TypedDict, total=False):
     """What may be handed in beside a source of images, or in its place.
 
     features: instead of a source, ready vectors [N, d]: an array, an .npy file, a feature store's folder.
     embeddings: where the features are another encoder's, the vectors of the one that is asked for names, as features.
-    opinions: scores of images against classes [N, C], probabilities or log-odds; by default the encoder's.
+    opinions: scores of images against classes [N, C], probabilities or log-odds; or vectors of the classes [C, d] in
+        the space of the features, or of the embeddings; an array or an .npy file. By default the encoder's.
     ids: names of the rows of features or of an array of images; by default those stored with them, or the row numbers.
     pins: labels that a person gave, id -> class name, "" for none of the classes. They stand, and speak for the images
         around them; a fit alone can take them.
@@ -38,7 +41,7 @@ class Given(TypedDict, total=False):
 
     features: Any
     embeddings: Any
-    opinions: npt.ArrayLike | None
+    opinions: Any
     ids: Sequence[str] | None
     pins: Mapping[str, str] | None
     progress: Progress | None
@@ -66,10 +69,9 @@ class Intake:
         )
         seen_hash = str(seen.identity.get("hash", ""))
         same_encoder(str(seen.identity.get("encoder", "")), seen_hash, learned.encoder_hash)
-        opinions = given.get("opinions")
-        if opinions is not None:
-            scores = Scores.of(opinions, len(seen), len(self.classes))
-            return Images(seen, scores, seen_hash, quarantine=quarantine)
+        if given.get("opinions") is not None:
+            opinion = _handed_in(given["opinions"], seen, embeddings, len(self.classes))
+            return Images(seen, opinion, seen_hash, quarantine=quarantine)
         namer = self.namer.load("an opinion that is not given")
         asked = seen if embeddings is None else embeddings
         same_encoder(namer.name, namer.hash, str(asked.identity.get("hash", "")) or learned.named_hash)
@@ -89,6 +91,15 @@ class Intake:
             return seen, None, quarantine
         embeddings, _ = _in_memory(opened, self.namer.load("an opinion that is not given"))
         return seen, same_images(seen, embeddings), quarantine
+
+
+def _handed_in(opinions: Any, seen: Features, embeddings: Features | None, classes: int) -> Scores | Texts:
+    """Scores of every image, or else vectors of the classes that images are compared with, as many as classes."""
+    given, asked = load_features(opinions, name="opinions"), seen if embeddings is None else embeddings
+    if len(given) == len(seen) or (len(given), given.dim) != (classes, asked.dim):
+        return Scores.of(given, len(seen), classes)
+    vectors = checks.array("opinions", given.array(), 2)
+    return Texts(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), SCALE, embeddings)
 
 
 def same_images(seen: Features, embeddings: Features) -> Features:

@@ -2,8 +2,9 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -18,9 +19,10 @@ from gdui.labeling.cluster import Assignment, Centroids, Heads, assign, fit_cent
 from gdui.labeling.encoders import LazyEncoder, seen_by
 from gdui.labeling.inputs import Images, same_encoder
 from gdui.labeling.intake import Given, Intake
-from gdui.labeling.learned import RULE, Decision, Learned, calibrated, confidences, overruled
+from gdui.labeling.learned import Decision, Learned, calibrated, confidences, overruled
 from gdui.labeling.neighbors import neighbors
-from gdui.labeling.outcome import Clock, Outcome, Progress, Table
+from gdui.labeling.outcome import Clock, Known, Progress
+from gdui.labeling.parts import label_rows, parts
 from gdui.labeling.pins import Pins
 from gdui.labeling.select import consistency_from_neighbors
 from gdui.labeling.spice import SPICE, Spice, learn_source
@@ -81,18 +83,14 @@ class Labeler:
 
     def fit(self, source: Any = None, **given: Unpack[Given]) -> Self:
         """Learns from images, and remembers it for `predict`; for the arguments see `fit_predict`."""
-        self._look(source, given)
-        images = self._intake.images(source, given, Facts())
-        self._learn(images, self._pins(images, given), Clock(given.get("progress")))
+        self.learn(self.look(source, **given), Clock(given.get("progress")), given.get("pins"))
         return self
 
     def predict(self, source: Any = None, **given: Unpack[Given]) -> Labels:
         """Labels new images by what was learned: one pass of matrix products, nothing is clustered or learned again."""
-        self._fitted()
         if given.get("pins"):
             raise ValueError("pins are learned from: hand them to fit or fit_predict")
-        images = self._intake.images(source, given, self._facts)
-        return self._labels(images, Clock(given.get("progress")), None)
+        return self._all(self.recall(source, **given), None, Clock(given.get("progress")))
 
     def fit_predict(self, source: Any = None, **given: Unpack[Given]) -> Labels:
         """Learns from these images and labels them.
@@ -102,9 +100,34 @@ class Labeler:
                 listed in the `quarantine` of the labels.
             given: features, embeddings, opinions, ids, pins, progress; see `gdui.labeling.intake.Given`.
         """
-        self._look(source, given)
-        images, clock = self._intake.images(source, given, Facts()), Clock(given.get("progress"))
-        return self._labels(images, clock, self._learn(images, self._pins(images, given), clock))
+        images, clock = self.look(source, **given), Clock(given.get("progress"))
+        return self._all(images, self.learn(images, clock, given.get("pins")), clock)
+
+    def look(self, source: Any = None, **given: Unpack[Given]) -> Images:
+        """Images to learn from, for `learn` and `label`; the arguments are those of `fit_predict`."""
+        self._see(source, given)
+        return self._intake.images(source, given, Facts())
+
+    def recall(self, source: Any = None, **given: Unpack[Given]) -> Images:
+        """New images for `label`, refused if other encoders see them than those that were learned from."""
+        self._fitted()
+        return self._intake.images(source, given, self._facts)
+
+    def label(
+        self,
+        images: Images,
+        rows: Indices,
+        known: Known | None = None,
+        tell: Callable[[int], None] | None = None,
+    ) -> Labels:
+        """Labels of the images `rows`, ascending; those among them that are `known` from `learn` stay as they came out.
+
+        It takes little memory whatever there is in all; `tell` hears how many are done.
+        """
+        learned = self._fitted()
+        table = label_rows(learned, images, rows, known, reject=self.config.reject, tell=tell)
+        facts = self._facts if known is not None else self._facts.of_others()
+        return table.labels(images.called(rows), self.classes, learned.names, facts)
 
     def plot_criterion(self, path: str | Path) -> None:
         """Draws how good each number of clusters was; the fit must have estimated it (k="auto")."""
@@ -160,7 +183,7 @@ class Labeler:
         namer = LazyEncoder(encoder, settings.batch, lost[0])
         self._intake = Intake(self.classes, self.descriptions, settings.templates, namer, seer)
 
-    def _look(self, source: Any, given: Given) -> None:
+    def _see(self, source: Any, given: Given) -> None:
         """With clusterer "spice", lets a network learn from the pictures before anything else does."""
         if self.config.clusterer != "spice" or self._handed is not None:
             return
@@ -174,11 +197,9 @@ class Labeler:
             raise ValueError("this labeler has learned nothing yet: call fit, or load one that has")
         return self._learned
 
-    def _pins(self, images: Images, given: Given) -> Pins:
-        return Pins.of(given.get("pins") or {}, images.ids, self.classes)
-
-    def _learn(self, images: Images, pins: Pins, clock: Clock) -> Outcome:
-        """All stages, on all images or a sample of them."""
+    def learn(self, images: Images, clock: Clock, said: Mapping[str, str] | None = None) -> Known:
+        """All stages, on all images or a sample of them; what a person `said` are the pins of `fit_predict`."""
+        pins = Pins.of(said or {}, images.ids, self.classes)
         config = self.config
         if len(images) < len(self.classes):
             raise ValueError(f"{len(images)} images are fewer than the {len(self.classes)} classes")
@@ -236,7 +257,8 @@ class Labeler:
         )
         surety = opinion.max(axis=1)[near[:, : config.graph.neighbors]].mean(axis=1)
         self._learned = replace(learned, surety=naming.cluster_means(surety, found.cluster, model.k))
-        return Outcome(rows, found, decided, surety, _consistency(near, found.cluster, config.neighbors.consistency))
+        consistency = _consistency(near, found.cluster, config.neighbors.consistency)
+        return Known.of(rows, found, decided, own, surety, consistency)
 
     def _modes(self, near: Indices, similarity: Matrix) -> Matrix:
         """The graph's slow modes, where a later step asks for them [N, modes]."""
@@ -335,41 +357,13 @@ class Labeler:
         decided = overruled(refined, label, confidences(odds, calibrated(odds[others], accuracy)))
         return replace(learned, linear=model, spread=spread, sharpness=sharpness), decided
 
-    def _labels(self, images: Images, clock: Clock, outcome: Outcome | None) -> Labels:
-        """The table of all images: those learned from as they came out, the others by what was learned."""
-        learned, n = self._fitted(), len(images)
-        table = Table.blank(n)
-        clock.total = n
-        if outcome is None or len(outcome.rows) < n:
-            with clock.stage("predict"):
-                for where, features, opinion in images.blocks():
-                    unit = learned.unit(features)
-                    found, decided = learned.decide(unit, opinion)
-                    table.put(where, found, decided, opinion)
-                    table.surety[where] = (learned.surety[found.cluster] + opinion.max(axis=1)) / 2
-                    clock.report("predict", where.stop)
-        if outcome is not None:
-            table.put(outcome.rows, outcome.found, outcome.decided, images.rows(outcome.rows)[1])
-            table.consistency[outcome.rows], table.surety[outcome.rows] = outcome.consistency, outcome.surety
-        if self.config.reject is not None:
-            unsure = (table.surety < self.config.reject) & (table.rule != RULE["pinned"])
-            table.label[unsure], table.rule[unsure] = -1, RULE["rejected"]
-        labels = Labels.from_arrays(
-            images.ids,
-            self.classes,
-            label_index=table.label,
-            confidence=table.confidence,
-            matched_index=learned.names[table.cluster],
-            cluster=table.cluster,
-            cluster_confidence=table.cluster_confidence,
-            consistency=table.consistency,
-            clip_index=table.first,
-            clip_confidence=table.first_confidence,
-            clip_second_index=table.second,
-            rule=table.rule,
-            facts=replace(self._facts if outcome is not None else self._facts.of_others(), ledger=clock.ledger),
-        )
-        return replace(labels, quarantine=images.quarantine)
+    def _all(self, images: Images, known: Known | None, clock: Clock) -> Labels:
+        """Labels of every image, in memory."""
+        made: list[Labels] = []
+        with clock.predicting(len(images), known):
+            for rows in parts(len(images)):
+                made.append(self.label(images, rows, known, partial(clock.predicted, sum(map(len, made)))))
+        return Labels.joined(made, replace(made[0].facts, ledger=clock.ledger), images.quarantine)
 
 
 def _sample(n: int, most: int, seed: int) -> npt.NDArray[np.int64]:

@@ -71,9 +71,10 @@ class Learned:
     def unit(self, features: npt.NDArray[np.floating]) -> Matrix:
         """The features [n, d] centred and at length 1."""
         checks.columns("features", features, len(self.center), "as those that were learned from")
-        rows = features.astype(np.float32) - self.center
+        rows = np.subtract(features, self.center, dtype=np.float32)
         norm = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0), np.float32)
+        rows /= np.where(norm > 0, norm, 1)
+        return np.asarray(rows, np.float32)
 
     def refined(self, found: Assignment, opinion: Matrix) -> Decision:
         """What the clusters' names and the opinion [n, C] make of the images."""
@@ -106,10 +107,9 @@ class Learned:
         numbers = {"kind": kind, "spread": self.spread, "sharpness": self.sharpness, "alone": self.alone}
         with atomic_path(folder / TENSORS) as path:
             save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, path)
+            about = {"schema": SCHEMA, **about, "learned": numbers, "sha256": _sha256(path)}
         with atomic_path(folder / ABOUT) as path:
-            path.write_text(
-                json.dumps({"schema": SCHEMA, **about, "learned": numbers}, indent=1, sort_keys=True) + "\n"
-            )
+            path.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> tuple[Self, dict[str, Any]]:
@@ -120,6 +120,8 @@ class Learned:
                 raise ValueError(
                     f"{folder} was written by a newer gdui (schema {about['schema']}; this one knows {SCHEMA})"
                 )
+            if about.get("sha256", "") not in ("", _sha256(folder / TENSORS)):
+                raise ValueError(f"{folder / TENSORS} is damaged: its bytes are not those that were written")
             arrays, numbers = load_file(folder / TENSORS), about.pop("learned")
             clusters = KINDS[numbers["kind"]](**_part(arrays, "clusters."))
             linear = Linear(**_part(arrays, "linear.")) if "linear.weight" in arrays else None
@@ -135,6 +137,10 @@ class Learned:
 def digest(folder: Path) -> str:
     """Tells what `save` wrote from anything else that a labeler learned."""
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in (ABOUT, TENSORS))).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def overruled(before: Decision, label: npt.NDArray[np.integer], confidence: Matrix) -> Decision:

@@ -32,7 +32,11 @@ class Linear:
 
 def joined(features: Matrix, opinion: Matrix, *, spread: float) -> Matrix:
     """One input of unit features [n, d] and the opinion [n, C], whose centred logs are divided by `spread`."""
-    return np.concatenate([SPREAD * features, _logs(opinion) / max(spread, 1e-6)], axis=1, dtype=np.float32)
+    (n, d), classes = features.shape, opinion.shape[1]
+    out = np.empty((n, d + classes), np.float32)
+    np.multiply(features, np.float32(SPREAD), out=out[:, :d])
+    np.divide(_logs(opinion), np.float32(max(spread, 1e-6)), out=out[:, d:])
+    return out
 
 
 def log_spread(opinion: Matrix) -> float:
@@ -41,8 +45,10 @@ def log_spread(opinion: Matrix) -> float:
 
 
 def _logs(opinion: Matrix) -> Matrix:
-    logs = np.log(np.maximum(opinion, 1e-6))
-    return np.asarray(logs - logs.mean(axis=1, keepdims=True), np.float32)
+    logs = np.maximum(opinion, 1e-6)
+    np.log(logs, out=logs)
+    logs -= logs.mean(axis=1, keepdims=True)
+    return np.asarray(logs, np.float32)
 
 
 def fit_linear(inputs: Matrix, label: npt.NDArray[np.integer], classes: int, *, decay: float, rounds: int) -> Linear:

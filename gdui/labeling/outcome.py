@@ -3,33 +3,27 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from gdui.labeling.cluster import Assignment
 from gdui.labeling.learned import Decision
+from gdui.labels import Facts, Labels
+from gdui.runs import atomic_path
 
-__all__ = ["Clock", "Outcome", "Progress", "Table"]
+__all__ = ["Clock", "Known", "Progress", "Table"]
 
 Matrix = npt.NDArray[np.float32]
 Progress = Callable[[str, int, int], None]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of the images that were learned from; `rows` says which of all they are."""
-
-    rows: npt.NDArray[np.int64]
-    found: Assignment
-    decided: Decision
-    surety: Matrix
-    consistency: Matrix
 
 
 @dataclass(frozen=True)
@@ -57,14 +51,74 @@ class Table:
         """Fills the rows `where`."""
         self.label[where], self.confidence[where], self.rule[where] = decided
         self.cluster[where], self.cluster_confidence[where] = found.cluster, found.confidence
-        two = np.argpartition(-opinion, 1, axis=1)[:, :2]
-        ahead = np.take_along_axis(opinion, two, 1)
-        swap = (ahead[:, 1] > ahead[:, 0]) | ((ahead[:, 1] == ahead[:, 0]) & (two[:, 1] < two[:, 0]))
-        self.first[where], self.second[where] = (
-            np.where(swap, two[:, 1], two[:, 0]),
-            np.where(swap, two[:, 0], two[:, 1]),
+        each, first = np.arange(len(opinion)), opinion.argmax(axis=1)
+        self.first[where], self.first_confidence[where] = first, opinion[each, first]
+        rest = opinion.copy()
+        rest[each, first] = -1
+        self.second[where] = rest.argmax(axis=1)
+
+    def labels(self, ids: pa.ChunkedArray, classes: list[str], names: npt.NDArray[np.int64], facts: Facts) -> Labels:
+        """The labels of the images `ids`, whose clusters have these `names`."""
+        return Labels.from_arrays(
+            ids,
+            classes,
+            label_index=self.label,
+            confidence=self.confidence,
+            matched_index=names[self.cluster],
+            cluster=self.cluster,
+            cluster_confidence=self.cluster_confidence,
+            consistency=self.consistency,
+            clip_index=self.first,
+            clip_confidence=self.first_confidence,
+            clip_second_index=self.second,
+            rule=self.rule,
+            facts=facts,
         )
-        self.first_confidence[where] = ahead.max(axis=1)
+
+    def take(self, where: npt.NDArray[np.integer], other: Self, rows: npt.NDArray[np.integer]) -> None:
+        """Fills the rows `where` with those `rows` of another table."""
+        for field in fields(self):
+            getattr(self, field.name)[where] = getattr(other, field.name)[rows]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What became of the images that were learned from; `rows` says which of all they are, ascending."""
+
+    rows: npt.NDArray[np.int64]
+    table: Table
+
+    @classmethod
+    def of(
+        cls,
+        rows: npt.NDArray[np.int64],
+        found: Assignment,
+        decided: Decision,
+        opinion: Matrix,
+        surety: Matrix,
+        consistency: Matrix,
+    ) -> Self:
+        """From what the stages said of each."""
+        table = Table.blank(len(rows))
+        table.put(slice(None), found, decided, opinion)
+        table.surety[:], table.consistency[:] = surety, consistency
+        return cls(rows, table)
+
+    def save(self, path: Path) -> None:
+        """Writes one file with checksums, whole or not at all."""
+        columns = {"rows": self.rows} | {field.name: getattr(self.table, field.name) for field in fields(Table)}
+        with atomic_path(path) as temporary:
+            pq.write_table(pa.table(columns), temporary, write_page_checksum=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """What `save` wrote."""
+        try:
+            table = pq.read_table(path, page_checksum_verification=True)
+            columns = {name: table[name].to_numpy() for name in table.column_names}
+            return cls(columns.pop("rows"), Table(**columns))
+        except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} can't be read: delete it and run the same command again ({error})") from None
 
 
 class Clock:
@@ -87,3 +141,12 @@ class Clock:
         self.ledger[name] = time.perf_counter() - start, self.total
         log.info("%s: %.2f s for %d images", name, self.ledger[name][0], self.total)
         self.report(name, self.total)
+
+    def predicting(self, images: int, known: Known | None) -> AbstractContextManager[None]:
+        """The stage in which images are labelled by what was learned; there is none where all of them are `known`."""
+        self.total = images
+        return nullcontext() if known is not None and len(known.rows) == images else self.stage("predict")
+
+    def predicted(self, before: int, done: int) -> None:
+        """Hears of a part of them: how many images came before it, and how many of its own are done."""
+        self.report("predict", before + done)

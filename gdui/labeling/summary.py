@@ -1,13 +1,11 @@
 """What a command of labelling tells of its work."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from gdui.labels import Labels
+from gdui.labels import Labels, Totals
 from gdui.labels.words import Diff
 
 __all__ = ["Outcome"]
@@ -19,40 +17,44 @@ class Outcome:
 
     left_out, examples: how many files of the source are no images by their suffix, and the first of them.
 
-    The ledger of `labels.facts` has what this call did, and nothing of what an earlier one had done. Reading and
-    decoding go on in several threads at once: their seconds are the threads' mean.
+    ledger: stage -> (seconds, images): what this call did, and nothing of what an earlier one had done. Reading and
+        decoding go on in several threads at once: their seconds are the threads' mean.
     """
 
     folder: Path
-    labels: Labels
+    totals: Totals
+    ledger: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     left_out: int = 0
     examples: Sequence[str] = ()
     diff: Diff | None = None
 
     @property
+    def labels(self) -> Labels:
+        """All of them, read anew."""
+        return Labels.from_run(self.folder)
+
+    @property
     def bottleneck(self) -> str:
         """The stage that took longest."""
-        ledger = self.labels.facts.ledger
-        return max(ledger, key=lambda stage: ledger[stage][0]) if ledger else ""
+        return max(self.ledger, key=lambda stage: self.ledger[stage][0]) if self.ledger else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for other programs."""
-        facts, index = self.labels.facts, self.labels.label_index
-        counts = np.bincount(index + 1, minlength=len(self.labels.classes) + 1).tolist()
+        facts, counts = self.totals.facts, self.totals.counts.tolist()
         return {
             "labels": str(self.folder / "labels.parquet"),
-            "images": len(self.labels),
-            "quarantined": self.labels.quarantine.num_rows,
+            "images": self.totals.images,
+            "quarantined": self.totals.quarantine.num_rows,
             "left_out": self.left_out,
             "left_out_examples": list(self.examples),
             "abstained": counts[0],
-            "classes_without_cluster": self.labels.nameless,
-            "classes": dict(zip(self.labels.classes, counts[1:], strict=True)),
+            "classes_without_cluster": self.totals.nameless,
+            "classes": dict(zip(self.totals.classes, counts[1:], strict=True)),
             "estimated_accuracy": facts.accuracy,
             "clusters": len(facts.clusters),
             "criterion": dict(facts.criterion),
             "changed": dict(facts.changed),
             "relabelled": None if self.diff is None else self.diff.changed.num_rows,
-            "ledger": {stage: {"seconds": took, "images": n} for stage, (took, n) in facts.ledger.items()},
+            "ledger": {stage: {"seconds": took, "images": n} for stage, (took, n) in self.ledger.items()},
             "bottleneck": self.bottleneck,
         }

@@ -1,6 +1,8 @@
 """Labels on disk: Parquet whose schema metadata says what the rows mean, and CSV for a spreadsheet."""
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from gdui import __version__
 from gdui.labels.facts import Facts
 from gdui.runs import atomic_path
 
-__all__ = ["read_parquet", "read_quarantine", "write_csv", "write_parquet"]
+__all__ = ["read_about", "read_batches", "read_parquet", "read_quarantine", "write_csv", "write_parquet"]
 
 SCHEMA_VERSION = 1
 KEY = b"gdui"
@@ -23,44 +25,59 @@ DICTIONARY_BYTES = 1 << 30
 FORMULA = r"^([=+\-@\t\r\n＝＋－＠])"  # noqa: RUF001 - the wide signs are meant
 
 
-def write_parquet(table: pa.Table, classes: list[str], facts: Facts, path: Path) -> None:
-    """Writes rows and facts as one file, whole or not at all, with checksums."""
+def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, classes: list[str], facts: Facts, path: Path) -> None:
+    """Writes the rows of all tables and the facts as one file, whole or not at all, with checksums."""
     about = {"schema": SCHEMA_VERSION, "gdui": __version__, "classes": classes, "facts": json.loads(facts.to_json())}
-    table = table.replace_schema_metadata({KEY: json.dumps(about)}).combine_chunks()
-    names = [field.name for field in table.schema if pa.types.is_dictionary(field.type)]
-    with atomic_path(path) as temporary:
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=GROUP_ROWS,
-            compression="zstd",
-            use_dictionary=names,
-            dictionary_pagesize_limit=DICTIONARY_BYTES,
-            write_page_checksum=True,
-        )
+    schema = schema.with_metadata({KEY: json.dumps(about)})
+    names = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    kind: dict[str, Any] = {"compression": "zstd", "use_dictionary": names, "write_page_checksum": True}
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, dictionary_pagesize_limit=DICTIONARY_BYTES, **kind) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table.cast(schema).combine_chunks(), GROUP_ROWS)
 
 
 def read_parquet(path: Path, columns: pa.Schema, rules: list[str]) -> tuple[pa.Table, list[str], Facts]:
     """The rows as `columns`, the classes and the facts in the file `path`."""
+    with _reading(path) as file:
+        classes, facts = _about(path, file)
+        missing = [name for name in columns.names if name not in file.schema_arrow.names]
+        if missing:
+            raise ValueError(f"{path} is damaged: it has no column {missing[0]!r}")
+        table = file.read(columns=columns.names).select(columns.names)
+        rows = {
+            name: _column(table[name], columns.field(name), rules if name == "rule" else classes)
+            for name in columns.names
+        }
+    if not rows["label"].indices.fill_null(-1).equals(rows["label_index"]):
+        raise ValueError(f"{path} is damaged: label and label_index say different things")
+    return pa.table(rows, schema=columns), classes, facts
+
+
+def read_about(path: Path) -> tuple[list[str], Facts]:
+    """The classes and the facts in the file `path`."""
+    with _reading(path) as file:
+        return _about(path, file)
+
+
+def read_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of the file `path`, a few rows at a time."""
+    with _reading(path) as file:
+        yield from file.iter_batches(columns=columns)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[pq.ParquetFile]:
+    """The open file; what can't be read of it is a mistake that names it."""
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            about = _metadata(path, file.schema_arrow.metadata or {})
-            missing = [name for name in columns.names if name not in file.schema_arrow.names]
-            if missing:
-                raise ValueError(f"{path} is damaged: it has no column {missing[0]!r}")
-            table = file.read(columns=columns.names).select(columns.names)
-            classes, facts = list(about["classes"]), Facts.from_json(json.dumps(about["facts"]))
-            rows = {
-                name: _column(table[name], columns.field(name), rules if name == "rule" else classes)
-                for name in columns.names
-            }
+            yield file
     except (pa.ArrowException, OSError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{path} can't be read as labels: {' '.join(str(error).split())}") from None
-    if not rows["label"].indices.fill_null(-1).equals(rows["label_index"]):
-        raise ValueError(f"{path} is damaged: label and label_index say different things")
-    return pa.table(rows, schema=columns), classes, facts
 
 
 def read_quarantine(path: Path) -> pa.Table:
@@ -79,7 +96,8 @@ def write_csv(table: pa.Table, path: Path) -> None:
             writer.write_batch(pa.record_batch([_guarded(column) for column in batch.columns], schema=schema))
 
 
-def _metadata(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
+def _about(path: Path, file: pq.ParquetFile) -> tuple[list[str], Facts]:
+    metadata = file.schema_arrow.metadata or {}
     if KEY not in metadata:
         raise ValueError(f"{path} is a Parquet file, but not of labels: gdui did not write it")
     try:
@@ -93,7 +111,7 @@ def _metadata(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
             f"{path} was written by gdui {about.get('gdui')} with schema {about['schema']} of the labels; this is gdui "
             f"{__version__}, which reads up to {SCHEMA_VERSION}: please upgrade"
         )
-    return about
+    return list(about["classes"]), Facts.from_json(json.dumps(about["facts"]))
 
 
 def _column(column: pa.ChunkedArray, field: pa.Field, names: list[str]) -> pa.Array:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from gdui import checks
 from gdui.labels import export, files, words
 from gdui.labels.facts import Facts
+from gdui.labels.totals import Totals, no_quarantine
 from gdui.runs import LABELS, QUARANTINE, read_manifest
 
 if TYPE_CHECKING:
@@ -50,11 +51,6 @@ COLUMNS = pa.schema(
         ("rule", NAME),
     ]
 )
-
-
-def no_quarantine() -> pa.Table:
-    """That every image could be read."""
-    return pa.table({"id": pa.array([], pa.string()), "reason": pa.array([], pa.string())})
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +109,12 @@ class Labels:
         checks.same_length(**columns)
         return cls(pa.table(columns, schema=COLUMNS), names, facts)
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Labels]", facts: Facts, quarantine: pa.Table) -> Self:
+        """The labels of all `parts`, in their order."""
+        table = pa.concat_tables([part.table for part in parts]).combine_chunks()
+        return cls(table, parts[0].classes, facts, quarantine)
+
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
@@ -132,8 +134,12 @@ class Labels:
     @property
     def nameless(self) -> list[str]:
         """The classes that no cluster is named after."""
-        named = {cluster.matched for cluster in self.facts.clusters}
-        return [name for at, name in enumerate(self.classes) if named and at not in named]
+        return Totals.none(self.classes, self.facts).nameless
+
+    def totals(self) -> Totals:
+        """The labels summed up."""
+        totals = replace(Totals.none(self.classes, self.facts), quarantine=self.quarantine)
+        return next(totals for _ in totals.counting([self.table]))
 
     def numbers(self, column: str) -> npt.NDArray[Any]:
         """A numeric column; NaN where unknown."""
@@ -188,7 +194,7 @@ class Labels:
 
     def summary(self) -> str:
         """How many images each class got, what each stage changed, and how good it should be."""
-        return words.summary(self)
+        return words.summary(self.totals())
 
     def diff(self, other: "Labels") -> words.Diff:
         """What `other` says otherwise, image by image."""
@@ -196,7 +202,7 @@ class Labels:
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Writes one file, whole or not at all; the same labels give the same bytes."""
-        files.write_parquet(self.table, self.classes, self.facts, Path(path))
+        files.write_parquet([self.table], COLUMNS, self.classes, self.facts, Path(path))
 
     @classmethod
     def from_parquet(cls, path: str | os.PathLike[str]) -> Self:

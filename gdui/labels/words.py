@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from gdui.labels.facts import ClusterFacts, Facts
 
 if TYPE_CHECKING:
     from gdui.labels.table import Labels
+    from gdui.labels.totals import Totals
 
 __all__ = ["Diff", "diff", "listed", "shown", "summary", "why"]
 
@@ -79,13 +80,10 @@ def _rate(text: str, value: float | None) -> str:
     return "" if value is None else text.format(f"{value:.2f}")
 
 
-def summary(labels: "Labels") -> str:
+def summary(labels: "Totals") -> str:
     """Some lines: totals, estimated accuracy, shares changed, and one line a class."""
-    index, facts, total = labels.label_index, labels.facts, max(len(labels), 1)
-    counts = np.bincount(index + 1, minlength=len(labels.classes) + 1)
-    lines = [
-        f"{len(labels):,} images, {len(labels.classes)} classes, {counts[0]:,} abstained ({counts[0] / total:.1%})"
-    ]
+    facts, total, none = labels.facts, labels.images, labels.counts[0]
+    lines = [f"{total:,} images, {len(labels.classes)} classes, {none:,} abstained ({none / max(total, 1):.1%})"]
     if unread := labels.quarantine.num_rows:
         first = listed(labels.quarantine["id"].slice(0, EXAMPLES).to_pylist()) + ", ..." * (unread > EXAMPLES)
         lines.append(f"{unread:,} images could not be read: {first}")
@@ -98,14 +96,11 @@ def summary(labels: "Labels") -> str:
     lines += [f"changed by {stage}: {share:.1%}" for stage, share in facts.changed.items()]
     if nameless := labels.nameless:
         lines.append(f"no cluster is named {listed(nameless)}")
-    return "\n".join([*lines, *_per_class(labels, counts[1:])])
+    return "\n".join([*lines, *_per_class(labels)])
 
 
-def _per_class(labels: "Labels", counts: npt.NDArray[np.int64]) -> list[str]:
-    kept = labels.label_index >= 0
-    sums = np.bincount(
-        labels.label_index[kept], np.nan_to_num(labels.numbers("confidence")[kept]), minlength=len(counts)
-    )
+def _per_class(labels: "Totals") -> list[str]:
+    counts, sums = labels.counts[1:], labels.sums[1:]
     order = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
     width = max((len(shown(labels.classes[at])) for at in order), default=0)
     lines = [
@@ -132,6 +127,12 @@ class Diff:
     kept: int
     added: int
     removed: int
+
+    @classmethod
+    def without_changes(cls, kept: int, *, added: int, removed: int) -> Self:
+        """Where every image that is in both has its old label."""
+        columns = ("id", "before", "after", "rule_before", "rule_after")
+        return cls(pa.table({name: pa.array([], pa.large_string()) for name in columns}), kept, added, removed)
 
     def __str__(self) -> str:
         """The totals, then the most frequent changes and what decided on them."""

@@ -16,9 +16,11 @@ import pyarrow.parquet as pq
 
 from gdui import checks
 
-__all__ = ["SCHEMA", "Features", "checksum", "load_features", "read_manifest", "stored_rows"]
+__all__ = ["SCHEMA", "Features", "checksum", "is_whole", "load_features", "read_manifest", "stored_rows"]
 
 SCHEMA = 1
+MAPPED_ROWS = 65_536
+SUFFIXES = (".npy", ".parquet")
 Matrix = npt.NDArray[Any]
 
 
@@ -52,6 +54,8 @@ class Features:
     def gather(self, rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The vectors of `rows`, in the order given."""
         wanted = checks.indices("rows", rows, len(self))
+        if len(wanted) and int(wanted[-1]) - int(wanted[0]) + 1 == len(wanted) and (np.diff(wanted) == 1).all():
+            return self._between(int(wanted[0]), int(wanted[-1]) + 1)
         order = np.argsort(wanted, kind="stable")
         starts = np.cumsum([0, *self.counts])
         ends = np.searchsorted(wanted[order], starts)
@@ -63,39 +67,65 @@ class Features:
 
     def array(self) -> npt.NDArray[np.float32]:
         """Everything in memory."""
-        out = np.empty((len(self), self.dim), np.float32)
-        for first, block in self.blocks():
-            out[first : first + len(block)] = block
+        return self._between(0, len(self))
+
+    def _between(self, first: int, end: int) -> npt.NDArray[np.float32]:
+        """The vectors of rows `first` to `end`."""
+        out = np.empty((end - first, self.dim), np.float32)
+        starts = np.cumsum([0, *self.counts])
+        for at in range(int(np.searchsorted(starts, first, "right")) - 1, int(np.searchsorted(starts, end))):
+            low, high = max(first, int(starts[at])), min(end, int(starts[at + 1]))
+            out[low - first : high - first] = self.piece(at)[low - starts[at] : high - starts[at]]
         return out
 
 
 def load_features(
-    source: "str | os.PathLike[str] | Matrix | Features", *, ids: Sequence[str] | None = None, verify: bool = False
+    source: "str | os.PathLike[str] | npt.ArrayLike | Features",
+    *,
+    ids: Sequence[str] | None = None,
+    verify: bool = False,
+    name: str = "features",
 ) -> Features:
     """Features from a store's folder, an .npy file or an array [N, d]; ids default to the row numbers.
 
-    With `verify` the checksums of a store are compared, which reads everything once.
+    With `verify` the checksums of a store are compared, which reads everything once. Errors call them `name`.
     """
     if isinstance(source, Features):
         return source
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
         return _from_store(Path(source), verify)
     if isinstance(source, (str, os.PathLike)):
-        source = _open_npy(Path(source))
-    array = checks.array("features", source, 2, finite=False)
-    names = pc.cast(pa.array(np.arange(len(array))), pa.string()) if ids is None else pa.array(ids, pa.string())
-    if len(names) != len(array):
-        raise ValueError(f"ids must be {len(array)} names, one a row of features, not {len(names)}")
-    return Features([len(array)], [array].__getitem__, pa.chunked_array([names]), array.shape[1])
+        counts, piece, dim = _mapped(Path(source), name)
+    else:
+        array = checks.array(name, source, 2, finite=False)
+        counts, piece, dim = [len(array)], [array].__getitem__, array.shape[1]
+    n = sum(counts)
+    names = pc.cast(pa.array(np.arange(n)), pa.string()) if ids is None else pa.array(ids, pa.string())
+    if len(names) != n:
+        raise ValueError(f"ids must be {n} names, one a row of {name}, not {len(names)}")
+    return Features(counts, piece, pa.chunked_array([names]), dim)
 
 
-def _open_npy(path: Path) -> Matrix:
+def _mapped(path: Path, name: str) -> tuple[list[int], Callable[[int], Matrix], int]:
+    """An .npy file [N, d] in pieces that are mapped anew: what has been read of it doesn't stay in memory."""
+    whole = _open_npy(path, name)
+    checks.array(name, whole[:1] if whole.ndim == 2 else whole, 2, finite=False)
+    starts = range(0, len(whole), MAPPED_ROWS)
+
+    def piece(at: int) -> Matrix:
+        part = _open_npy(path, name)[starts[at] : starts[at] + MAPPED_ROWS]
+        return checks.array(name, part, 2, finite=False)
+
+    return [min(MAPPED_ROWS, len(whole) - at) for at in starts], piece, whole.shape[1]
+
+
+def _open_npy(path: Path, name: str = "features") -> Matrix:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"features {str(path)!r} can't be read: {error}") from None
+    except Exception as error:  # numpy's reader of headers has errors of many kinds
+        raise ValueError(f"{name} {str(path)!r} can't be read: {error}") from None
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"features {str(path)!r} must be an .npy file of one array")
+        raise ValueError(f"{name} {str(path)!r} must be an .npy file of one array")
     return array
 
 
@@ -117,15 +147,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a feature store, refused where a newer gdui wrote it."""
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if schema > SCHEMA:
+            raise ValueError(
+                f"features {str(folder)!r} were written by a newer gdui (schema {schema}, this one knows {SCHEMA})"
+            )
+        if not (isinstance(manifest["dim"], int) and all(map(_is_shard, manifest["shards"]))):
+            raise TypeError("it does not list its shards")
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError, TypeError, KeyError) as error:
         raise ValueError(f"features {str(folder)!r} is no feature store: {path.name} can't be read ({error})") from None
-    if schema > SCHEMA:
-        raise ValueError(
-            f"features {str(folder)!r} were written by a newer gdui (schema {schema}, this one knows {SCHEMA})"
-        )
     return dict(manifest)
+
+
+def _is_shard(about: Any) -> bool:
+    """Whether an entry of the manifest says what is asked of it; its file must lie in the folder."""
+    kinds = {"file": str, "key": str, "count": int, "checksum": str}
+    typed = isinstance(about, dict) and all(isinstance(about.get(name), kind) for name, kind in kinds.items())
+    return typed and Path(about["file"]).name == about["file"]
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a store has every file that its manifest names."""
+    files = [folder / f"{shard['file']}{suffix}" for shard in read_manifest(folder)["shards"] for suffix in SUFFIXES]
+    return all(map(Path.exists, files))
 
 
 def checksum(features: Matrix) -> str:
