@@ -27,12 +27,15 @@ from torch.utils.data import DataLoader, IterableDataset
 from benchmarks.bench_encode import write_pictures
 from benchmarks.harness import Bench
 from gdui.config import Config
+from gdui.labeling.encoders import load_encoder
 from gdui.labeling.encoders.load import DEMO
+from gdui.labeling.opinions import class_embeddings
 from gdui.labeling.workflow import label_run
 
 DEVICES = ("cpu",)
 
 NAMES = [f"thing {at}" for at in range(10)]
+TEMPLATES = ("a photo of a {}.",)
 WIDTH, HEIGHT, SHARDS, BATCH = 640, 480, 4, 32
 BUSY = 0.9
 
@@ -53,23 +56,19 @@ def run(bench: Bench) -> None:
 def compare(bench: Bench, encoder: str, archives: list[Path], folder: Path, count: int) -> None:
     """One encoder; its plain loops are in float32, as open_clip's own are."""
     kept = DEMO if encoder == "digits" else folder / "clip"
+    spec = encoder if kept == DEMO else f"local-dir:{kept}"
     busy: list[float] = []
 
     def ours() -> list[str]:
         shutil.rmtree(folder / "run", ignore_errors=True)
-        config = Config.named(
-            "default",
-            **{
-                "encode.encoder": "digits" if kept == DEMO else f"local-dir:{kept}",
-                "encode.templates": ("a photo of a {}.",),
-            },
-        )
+        config = Config.named("default", **{"encode.encoder": spec, "encode.templates": TEMPLATES})
         started = time.perf_counter()
         outcome = label_run(str(archives[0].parent / "*.tar"), NAMES, folder / "run", config)
         busy.append(encoding(outcome.ledger) / (time.perf_counter() - started))
         return outcome.labels.table["clip_label"].to_pylist()
 
-    plain = partial(plain_loop, kept, archives)
+    texts = class_embeddings(load_encoder(spec), NAMES, templates=TEMPLATES)
+    plain = partial(plain_loop, kept, torch.from_numpy(texts), archives)
     ways: dict[str, Callable[[], Any]] = {
         "gdui label": ours,
         "DataLoader + open_clip": partial(plain, BATCH, folder / "plain"),
@@ -118,14 +117,12 @@ class Archives(IterableDataset[torch.Tensor]):
                     yield self.transform(Image.open(io.BytesIO(data.read())).convert("RGB"))
 
 
-def plain_loop(kept: Path, archives: list[Path], batch: int, out: Path) -> list[str]:
-    """The nearest name of each picture, written as Parquet, as the documentation of open_clip shows it."""
+def plain_loop(kept: Path, texts: torch.Tensor, archives: list[Path], batch: int, out: Path) -> list[str]:
+    """The name whose vector is nearest to each picture's, written as Parquet, as open_clip's documentation shows it."""
     model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{kept}")
-    tokens = open_clip.get_tokenizer(f"local-dir:{kept}")
     model.eval()
     named: list[str] = []
     with torch.inference_mode():
-        texts = model.encode_text(tokens([f"a photo of a {name}." for name in NAMES]), normalize=True)
         for images in DataLoader(Archives(archives, transform), batch_size=batch):
             named += [NAMES[at] for at in (model.encode_image(images, normalize=True) @ texts.T).argmax(dim=1).tolist()]
     pq.write_table(pa.table({"label": named}), out)
