@@ -103,6 +103,30 @@ def test_a_run_that_fails_continues_to_the_same_bytes(source: Source, tmp_path: 
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
+def test_two_encoders_share_what_is_read(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = encoder(), encoder(seed=1)
+    for name, alone in (("one", one), ("other", other)):
+        encode_source(source, alone, FeatureStore(tmp_path / name, alone))
+    both = FeatureStore(tmp_path / "a", one), FeatureStore(tmp_path / "b", other)
+    with monkeypatch.context() as patched:
+        patched.setattr(both[1], "write", None)
+        with pytest.raises(TypeError):
+            encode_source(source, one, both[0], beside=(other, both[1]))
+    read: list[str] = []
+    shards = [
+        Shard(s.key, lambda s=s: (read.append(s.key), s.read())[1], s.stamp, s.fingerprint) for s in source.shards
+    ]
+    ledger = encode_source(Source("counted", shards), one, both[0], beside=(other, both[1]))
+    assert read == [shard.key for shard in source.shards]
+    assert (ledger.images, ledger.shards, ledger.shards_skipped) == (21, 3, 0)
+    assert min(ledger.encode, ledger.beside) > 0
+    assert content(tmp_path / "a") == content(tmp_path / "one")
+    assert content(tmp_path / "b") == content(tmp_path / "other")
+    shifted = encoder(transform=Transform(size=8, mean=(0.1, 0.1, 0.1)))
+    with pytest.raises(ValueError, match="their transforms differ"):
+        encode_source(source, one, both[0], beside=(shifted, FeatureStore(tmp_path / "c", shifted)))
+
+
 def encode_slowly(folder: str, seconds: float = 0.0) -> None:
     """400 images in 50 shards."""
     arrays.ROWS = 8

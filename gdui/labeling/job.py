@@ -108,9 +108,7 @@ class Job:
         """Features of the images that have none yet, and a list of those that can't be read."""
         quarantined = 0
         if images is not None:
-            rejected = self._encode("encode", images, self.run.features, self.seer or self.encoder)
-            if self.seer is not None and self.asks:
-                self._encode("embed", images, self.run.embeddings, self.encoder)
+            rejected = self._encode(images)
             quarantined = rejected.num_rows
             with atomic_path(self.run.quarantine) as path:
                 pq.write_table(rejected, path)
@@ -138,14 +136,30 @@ class Job:
             shutil.rmtree(folder, ignore_errors=True)
         self.run.reopen(self.run.settings, "learn", "encode", "label")
 
-    def _encode(self, stage: str, images: Source, folder: Path, encoder: Encoder | None) -> pa.Table:
-        """Fills the store in `folder`; the images that could not be read."""
-        if encoder is None:
+    def _encode(self, images: Source) -> pa.Table:
+        """Fills the store of each encoder that sees the images; those that could not be read."""
+        seer, namer = self.seer or self.encoder, self.encoder if self.seer is not None and self.asks else None
+        if seer is None:
             raise ValueError("images can't be labelled without an encoder: name one with --encoder")
-        store = FeatureStore(folder, encoder)
-        total = counted(shard for shard in images.shards if shard not in store)
-        self._enter(stage, encode_source(images, encoder, store, progress=partial(self._encoding, stage, total)))
+        store = FeatureStore(self.run.features, seer)
+        beside = None if namer is None else (namer, FeatureStore(self.run.embeddings, namer))
+        if beside is not None and namer is not None and namer.transform != seer.transform:
+            self._fill("embed", images, *beside)
+            beside = None
+        self._fill("encode", images, seer, store, beside)
         return store.quarantine()
+
+    def _fill(
+        self,
+        stage: str,
+        images: Source,
+        encoder: Encoder,
+        store: FeatureStore,
+        beside: tuple[Encoder, FeatureStore] | None = None,
+    ) -> None:
+        total = counted(shard for shard in images.shards if shard not in store)
+        tell = partial(self._encoding, stage, total)
+        self._enter(stage, encode_source(images, encoder, store, beside=beside, progress=tell))
 
     def fit(self, classes: Classes, pins: Mapping[str, str]) -> Work:
         """Learns from the inputs, and from the labels that a person gave."""
@@ -170,14 +184,15 @@ class Job:
 
     def taken_up(self, stamp: Mapping[str, str]) -> Work | None:
         """What a killed call has learned from these inputs, if it came so far."""
-        learned = self._parts(stamp, None).learned
-        if not learned.exists():
+        parts = self._parts(stamp, None)
+        if not (parts.begun and parts.learned.exists()):
             return None
-        return dataclasses.replace(self.recalled(self.load(self.run.path)), known=Known.load(learned))
+        return dataclasses.replace(self.recalled(self.load(self.run.path)), known=Known.load(parts.learned))
 
     def finish(self, work: Work, stamp: dict[str, str]) -> Outcome:
         """Labels the images part by part, joins these, and closes the books."""
         parts, count = self._parts(stamp, work.kept), 0
+        parts.begin()
         if work.known is not None and not parts.learned.exists():
             work.labeler.save(self.run.path / LABELER)
             if work.labeler.criterion:
@@ -221,10 +236,10 @@ class Job:
             self.progress(stage, done.images + done.quarantined, total)
 
     def _enter(self, stage: str, done: Ledger) -> None:
-        """Adds what was done to the books; two encoders both read and decode."""
+        """Adds what was done to the books; two encoders that see pictures otherwise both read and decode."""
         threads = checks.thread_count()
         seconds = {"read": done.clock.read / threads, "decode": done.clock.decode / threads}
-        seconds |= {stage: done.encode, "write": done.write}
+        seconds |= {stage: done.encode} | ({"embed": done.beside} if done.beside else {}) | {"write": done.write}
         for name, took in seconds.items() if done.images else ():
             before, images = self.ledger.get(name, (0.0, 0))
             self.ledger[name] = before + took, images + done.images

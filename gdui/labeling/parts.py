@@ -32,6 +32,7 @@ Indices = npt.NDArray[np.integer]
 PART_ROWS = 1 << 20
 BLOCK_CELLS = 1 << 20  # of a block's largest matrix: what is made of it next finds it in a near cache
 BLOCKS_AT_ONCE = 64
+STAMP = "stamp.json"
 
 
 def parts(n: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -113,13 +114,21 @@ class Parts:
     """
 
     def __init__(self, folder: Path, stamp: Mapping[str, Any]) -> None:
-        self.folder = folder
-        about, text = folder / "stamp.json", json.dumps(dict(stamp), sort_keys=True)
-        if not about.exists() or about.read_text(encoding="utf-8") != text:
+        self.folder, self._text = folder, json.dumps(dict(stamp), sort_keys=True)
+
+    @property
+    def begun(self) -> bool:
+        """Whether they are underway."""
+        about = self.folder / STAMP
+        return about.exists() and about.read_text(encoding="utf-8") == self._text
+
+    def begin(self) -> None:
+        """Makes the folder, unless they are underway."""
+        if not self.begun:
             self.remove()
-            folder.mkdir(parents=True)
-            with atomic_path(about) as path:
-                path.write_text(text, encoding="utf-8")
+            self.folder.mkdir(parents=True)
+            with atomic_path(self.folder / STAMP) as path:
+                path.write_text(self._text, encoding="utf-8")
 
     @property
     def learned(self) -> Path:
