@@ -142,10 +142,10 @@ def train_network(
                 seconds=taken,
                 waited=waited,
             )
+            if progress:  # what it draws is there before a checkpoint says that this step is done
+                progress(trained, value)
             if trained.step == recipe.steps or trained.step % recipe.save_every == 0:
                 history.save(trained.saved(facts))
-            if progress:
-                progress(trained, value)
         started = time.perf_counter()
     return trained
 
