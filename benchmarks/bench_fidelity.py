@@ -114,5 +114,5 @@ def near(bench: Bench, rng: np.random.Generator, n: int, d: int) -> None:
         "bf16 products": partial(products, generated, real, torch.bfloat16),
     }
     bench.compare(
-        f"N={n} d={d}, precision and recall", ways, agree=agree, peers=list(ways)[1:3], limits=list(ways)[3:], repeats=1
+        f"N={n} d={d}, precision and recall", ways, agree=agree, peers=list(ways)[1:3], limits=list(ways)[3:], repeats=2
     )

@@ -69,11 +69,15 @@ def compare_sweeps(bench: Bench, size: str, arrays: Arrays, every: int) -> None:
     plain = f"numpy, {len(sigmas)} thresholds"
     ways: dict[str, Way] = {
         "gdui, 101 thresholds": lambda: sweep(*arrays, threads=bench.threads),
-        plain: lambda: changes(*arrays, sigmas),
+        plain: lambda: outcomes(*arrays, sigmas),
     }
 
     def agree(results: Mapping[str, Any]) -> None:
-        np.testing.assert_array_equal(results["gdui, 101 thresholds"].changed[::every], results[plain])
+        ours = results["gdui, 101 thresholds"]
+        changed, class_size, agreement = zip(*results[plain], strict=True)
+        np.testing.assert_array_equal(ours.changed[::every], changed)
+        np.testing.assert_array_equal(ours.class_size[::every], class_size)
+        np.testing.assert_array_equal(ours.agreement[::every], agreement)
 
     bench.compare(size, ways | bounds_of(arrays, bench.threads), agree=agree, peers=[plain], limits=LIMITS, marks=MARKS)
 
@@ -94,7 +98,14 @@ def bounds_of(arrays: Arrays, threads: int) -> dict[str, Way]:
     }
 
 
-def changes(cluster: Array, confidence: Array, opinion: Array, name: Array, sigmas: list[float]) -> list[int]:
+def outcomes(
+    cluster: Array, confidence: Array, opinion: Array, name: Array, sigmas: list[float]
+) -> list[tuple[int, Array, float]]:
+    """For each sigma how many labels changed, the classes' sizes, and the share of the opinion's labels."""
     r_btm, matched = bounds(cluster, confidence, opinion, name)
-    least, differs = r_btm[cluster], opinion != matched
-    return [int((differs & (least < sigma) & (confidence < np.float64(sigma))).sum()) for sigma in sigmas]
+    least, out = r_btm[cluster], []
+    for sigma in sigmas:
+        label = np.where((least < sigma) & (confidence < np.float64(sigma)), opinion, matched)
+        size = np.bincount(label, minlength=len(name))
+        out.append((int((label != matched).sum()), size, float((label == opinion).mean())))
+    return out

@@ -27,6 +27,7 @@ import psutil
 
 RESULTS = Path(__file__).parent / "results"
 WORTH_A_THREAD = 1 << 22  # bytes
+LONG = 15.0  # seconds beyond which a call is timed once
 VERSIONED = (
     "gdui",
     "numpy",
@@ -35,6 +36,7 @@ VERSIONED = (
     "faiss-cpu",
     "scipy",
     "lap",
+    "matching",
     "polars",
     "hnswlib",
     "diffusers",
@@ -95,12 +97,14 @@ class Bench:
     ) -> dict[str, float]:
         """Runs every way once, asserts with `agree` what each returned, then times them in turn; medians in seconds.
 
+        The first call is watched for its memory, and never timed.
+
         Before its first call PyTorch's generator is seeded, so that `agree` can draw what a way drew.
 
         Ways named in `peers` are other packages, in `limits` the hardware's bound for the same task, in `marks` other
         tasks to compare with; the rest are ours.
         `most_memory` holds ways to a number of bytes beyond what the process had before.
-        With one repeat the first call is timed, for what takes so long that warming up is nothing beside it.
+        repeats: how often each way is timed, but for those that take long: once. By default as often as it pays.
         With `work` (items, bytes or operations a call) a second row gives the rate in `unit`.
         """
         results, peaks, first = {}, {}, {}
@@ -109,13 +113,13 @@ class Bench:
             with peak_memory() if self.device == "cpu" else gpu_peak_memory() as peak:
                 start = time.perf_counter()
                 results[name] = way()
-                first[name] = [time.perf_counter() - start]
+                first[name] = time.perf_counter() - start
             peaks[name] = peak[0]
         agree(results)
         results.clear()
         for name, most in most_memory.items():
             assert peaks[name] <= most, f"{name} took {peaks[name] / 1e6:.0f} MB, and may take {most / 1e6:.0f}"
-        times = first if repeats == 1 else self._times(ways, repeats)
+        times = self._times(ways, repeats, first)
         roles: dict[str, Role] = (
             dict.fromkeys(peers, "peer") | dict.fromkeys(limits, "limit") | dict.fromkeys(marks, "mark")
         )
@@ -149,7 +153,9 @@ class Bench:
             )
         )
 
-    def _times(self, ways: Mapping[str, Way], repeats: int | None) -> dict[str, list[float]]:
+    def _times(
+        self, ways: Mapping[str, Way], repeats: int | None, first: Mapping[str, float]
+    ) -> dict[str, list[float]]:
         """Rounds over all ways in turn, so a slow spell of the machine falls on all; slow ways sit out late rounds."""
         budget = 1.0 if self.quick else 6.0
         times: dict[str, list[float]] = {name: [] for name in ways}
@@ -157,6 +163,8 @@ class Bench:
             for name, way in ways.items():
                 enough = 1 if times[name] and times[name][0] > budget else 3
                 if repeats is None and round_ >= enough and sum(times[name]) > budget:
+                    continue
+                if round_ > 0 and first[name] > LONG:
                     continue
                 gc.collect()
                 start = time.perf_counter()

@@ -40,6 +40,22 @@ def test_a_row_holds_order_roles_and_rate() -> None:
     assert all(row.p20 <= row.p50 <= row.p80 for row in bench.rows)
 
 
+@pytest.mark.parametrize("long", [False, True])
+def test_the_call_that_is_watched_is_not_timed(long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def cold_at_first() -> None:
+        calls.append(0)
+        time.sleep(0.3 if len(calls) == 1 else 0.001)
+
+    monkeypatch.setattr(harness, "LONG", 0.1 if long else 15.0)
+    bench = Bench("toy", threads=1)
+    bench.compare("n=1", {"gdui": cold_at_first}, agree=lambda _: None, repeats=2)
+    row = next(row for row in bench.rows if row.metric == "time")
+    assert row.repeats == (1 if long else 2) == len(calls) - 1
+    assert row.p80 < 0.2
+
+
 def test_peak_memory_sees_what_was_freed_again() -> None:
     with harness.peak_memory() as peak:
         block = np.ones(50_000_000, dtype=np.uint8)
