@@ -45,7 +45,6 @@ LAYERS: list[set[str]] = [
         "gdui.labeling.labeler",
         "gdui.labeling.summary",
         "gdui.labeling.handed",
-        "gdui.labeling.distribute",
         "gdui.diffusion.checkpoints",
     },
     {"gdui.labeling.job"},
@@ -59,6 +58,7 @@ LAYERS: list[set[str]] = [
     {"gdui.demo"},
     {"gdui.cli"},
 ]
+UPWARD = {("gdui.labels.table", "gdui.report")}  # who holds labels asks them for their page
 
 
 def module_name(path: Path) -> str:
@@ -74,15 +74,19 @@ def layer_of(module: str) -> int | None:
     return None
 
 
-def imports_of(path: Path) -> set[str]:
+def imports_of(text: str) -> set[str]:
+    """What is imported of ours; the whole package stands for its public names, which are of the upper layers."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: write imports in full"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return {name for name in found if name.split(".")[0] in ("gdui", "kernels")}
+            assert node.level == 0, "write imports in full"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            found |= {argument.value for argument in node.args if isinstance(argument, ast.Constant)}
+    ours = {name for name in found if name.split(".")[0] in ("gdui", "kernels")} - {"gdui.__version__"}
+    return {"gdui" if name.startswith("gdui.") and layer_of(name) is None else name for name in ours}
 
 
 def family(module: str) -> str:
@@ -103,16 +107,41 @@ def test_imports_go_downward(path: Path) -> None:
     level = layer_of(here)
     is_package_face = path.name == "__init__.py" and level is None
     assert level is not None or is_package_face, f"{here} has no layer: give it one in tests/test_architecture.py"
-    for target in imports_of(path):
+    for target in imports_of(path.read_text()):
+        if target == "gdui":
+            assert level == len(LAYERS) - 1, f"{here} must import from the module that a public name lives in"
+            continue
         assert not target.startswith("kernels"), f"{here} must import gdui.kernels"
         target_level = layer_of(target)
-        if target_level is None or family(target) == family(here):
+        if target_level is None or family(target) == family(here) or (here, target) in UPWARD:
             continue
         assert not is_package_face, f"{here} must stay without imports of its own modules"
         assert level is not None
         assert target_level < level, f"{here} must not import {target}"
         halves = {name.split(".")[1] for name in (here, target)} & {"labeling", "diffusion"}
         assert len(halves) < 2, f"{here} and {target} are of different halves"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("from gdui import Labeler, train", {"gdui"}),
+        ("import gdui\ngdui.train", {"gdui"}),
+        ("from gdui import *", {"gdui"}),
+        ("from importlib import import_module\nimport_module('gdui.cli')", {"gdui.cli"}),
+        ("import importlib\nimportlib.import_module('gdui.cli')", {"gdui.cli"}),
+        ("__import__('gdui.cli')", {"gdui.cli"}),
+        ("from gdui import __version__, checks", {"gdui.checks"}),
+        ("import numpy, gdui.checks", {"gdui.checks"}),
+    ],
+)
+def test_no_way_of_importing_is_overlooked(text: str, found: set[str]) -> None:
+    assert imports_of(text) == found
+
+
+def test_every_module_in_a_layer_is_there() -> None:
+    there = {module_name(path) for path in SOURCES} | {"gdui._core"}
+    assert [module for members in LAYERS for module in members if module not in there] == []
 
 
 @pytest.mark.parametrize(
