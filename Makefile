@@ -12,7 +12,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest
 
 soak: $(VENV)/.dev
-	GDUI_SOAK=1 $(BIN)/pytest tests/test_faults.py tests/test_fuzz.py
+	GDUI_SOAK=1 $(BIN)/pytest tests/test_faults.py tests/test_fuzz.py tests/test_select.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py

@@ -5,8 +5,10 @@
 #include "scan.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
+#include <type_traits>
 
 namespace gdui {
 namespace {
@@ -34,20 +36,26 @@ public:
   Certificate run(int threads) {
     const std::int64_t rows = market_.priority.rows, grain = rows_at_a_time(market_);
     constexpr double none = std::numeric_limits<double>::quiet_NaN();
-    Certificate out{0, std::vector<double>(at(rows), none), std::vector<double>(at(rows), none)};
+    Certificate out{0, 0, std::vector<double>(at(rows), none), std::vector<double>(at(rows), none)};
     std::vector<std::int64_t> blocking(at((rows + grain - 1) / grain), 0);
+    std::vector<std::uint64_t> sums(at(rows));
+    const bool widened = std::is_same_v<T, double> && fits_float(market_.priority); // for class_priority's sake
     parallel_chunks(rows, grain, threads, [&](std::int64_t begin, std::int64_t end) {
       Rows<T> mine(market_.priority), theirs(market_.class_priority);
+      Rows<float> as_given(market_.priority);
       for (std::int64_t k = begin; k < end; ++k) {
         const T *row = mine(k), *class_row = shared() ? row : theirs(k);
+        sums[at(k)] = widened ? checksum(as_given(k), market_.priority.cols) : checksum(row, market_.priority.cols);
         if (class_of_[at(k)] >= 0) {
           out.value[at(k)] = static_cast<double>(row[class_of_[at(k)]]);
-          out.margin[at(k)] = out.value[at(k)] - best_other(row, class_of_[at(k)]);
+          out.margin[at(k)] = margin(out.value[at(k)], best_other(row, class_of_[at(k)]));
         }
         blocking[at(begin / grain)] += blocking_in(k, row, class_row);
       }
     });
     out.blocking_pairs = std::accumulate(blocking.begin(), blocking.end(), std::int64_t{0});
+    out.checksum = std::accumulate(sums.begin(), sums.end(), std::uint64_t{0},
+                                   [](std::uint64_t all, std::uint64_t row) { return mixed(all + row); });
     return out;
   }
 
@@ -58,12 +66,18 @@ private:
 
   bool shared() const {
     const Matrix &a = market_.priority, &b = market_.class_priority;
-    return a.data == b.data && a.row_stride == b.row_stride && a.col_stride == b.col_stride;
+    return a.data == b.data && a.kind == b.kind && a.row_stride == b.row_stride && a.col_stride == b.col_stride;
   }
 
   bool class_prefers(std::int64_t c, std::int64_t k, std::int64_t j) const {
     const double one = entry(market_.class_priority, k, c), other = entry(market_.class_priority, j, c);
     return one != other ? one > other : wins_tie(market_, k, c, j, c);
+  }
+
+  // Infinite for the lack of another class alone.
+  static double margin(double own, double other) {
+    constexpr double most = std::numeric_limits<double>::max();
+    return std::isinf(other) ? own - other : std::clamp(own - other, -most, most);
   }
 
   double best_other(const T *row, std::int64_t own) const {

@@ -5,6 +5,7 @@
 #include "scan.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <numeric>
 #include <queue>
@@ -80,6 +81,12 @@ private:
       floor_[size(c)] = infinity<T>;
   }
 
+  // As many scans of a row as read no more entries than `follow_chains` would, which reads a column for every match.
+  std::int64_t worthwhile_scans() const {
+    const std::int64_t rows = market_.priority.rows, cols = std::max<std::int64_t>(1, market_.priority.cols);
+    return std::max(3 * rows + 64, std::min(rows, left_) * (rows / cols));
+  }
+
   // Rows queue by their best class as last seen, which is an upper bound: if that class is still open, the pair at the
   // head is the highest of all. Where few rows share a favourite, a row is scanned again less than once on average.
   void take_the_highest() {
@@ -90,7 +97,7 @@ private:
     std::vector<std::int32_t> all(left_ > 0 ? class_of_.size() : 0);
     std::iota(all.begin(), all.end(), 0);
     std::priority_queue<std::int32_t, std::vector<std::int32_t>, decltype(later)> queue(later, std::move(all));
-    for (std::int64_t scans = 3 * market_.priority.rows + 64; left_ > 0 && !queue.empty() && scans > 0;) {
+    for (std::int64_t scans = worthwhile_scans(); left_ > 0 && !queue.empty() && scans > 0;) {
       const std::int32_t k = queue.top();
       queue.pop();
       if (seats_[size(favourite_[size(k)].at)] > 0) {
@@ -176,12 +183,14 @@ private:
 };
 
 // Deferred acceptance. A class's floor is the entry of the worst cluster it holds once it is full; floors only rise, so
-// a row may skip every class that would refuse it now, and each scan ends in an acceptance.
+// a row may skip every class that would refuse it now, and each scan ends in an acceptance. Where rows are turned away
+// again and again, a scan keeps the row's next best classes, in a small share of the table's memory.
 template <class T> class Proposing {
 public:
   explicit Proposing(const Market &market)
       : market_(market), rows_(market.priority), class_rows_(market.class_priority), held_(market.seats.size()),
-        floor_(market.seats.size()) {
+        floor_(market.seats.size()), next_(static_cast<std::size_t>(market.priority.rows)),
+        scans_(16 * market.priority.rows + 64) {
     for (std::size_t c = 0; c < floor_.size(); ++c)
       floor_[c] = market.seats[c] > 0 ? -infinity<T> : infinity<T>;
   }
@@ -200,8 +209,7 @@ public:
 private:
   // Seats cluster k at the best class that takes it; returns the cluster that lost its seat to it, or -1.
   std::int64_t settle(std::int64_t k) {
-    const T *mine = rows_(k), *theirs = class_rows_(k);
-    const std::int64_t c = best_taker(k, mine, theirs);
+    const std::int64_t c = scans_-- > 0 ? best_taker(k, rows_(k), class_rows_(k)) : next_taker(k);
     if (c < 0)
       return -1;
     auto &held = held_[static_cast<std::size_t>(c)];
@@ -235,6 +243,39 @@ private:
     return best;
   }
 
+  std::int64_t next_taker(std::int64_t k) {
+    auto &next = next_[static_cast<std::size_t>(k)];
+    for (bool scanned = false;; scanned = true) {
+      while (!next.empty()) {
+        const std::int64_t c = next.back();
+        next.pop_back();
+        if (takes(c, k))
+          return c;
+      }
+      if (scanned)
+        return -1;
+      find_next(k, rows_(k), class_rows_(k), next);
+    }
+  }
+
+  // The best classes that would take row k now, the best last.
+  void find_next(std::int64_t k, const T *mine, const T *theirs, std::vector<std::int32_t> &next) {
+    const std::int64_t n = market_.priority.cols;
+    takers_.clear();
+    for (std::int64_t c = next_pair(mine, -infinity<T>, theirs, floor_.data(), 0, n); c < n;
+         c = next_pair(mine, -infinity<T>, theirs, floor_.data(), c + 1, n))
+      if (theirs[c] > floor_[static_cast<std::size_t>(c)] || takes(c, k))
+        takers_.push_back(static_cast<std::int32_t>(c));
+    const auto wanted_more = [&](std::int32_t a, std::int32_t b) {
+      return mine[a] != mine[b] ? mine[a] > mine[b] : wins_tie(market_, k, a, k, b);
+    };
+    const auto kept = std::min(takers_.size(), static_cast<std::size_t>(std::max<std::int64_t>(8, n / 40)));
+    const auto end = takers_.begin() + static_cast<std::ptrdiff_t>(kept);
+    std::nth_element(takers_.begin(), end, takers_.end(), wanted_more);
+    std::sort(takers_.begin(), end, wanted_more);
+    next.assign(std::make_reverse_iterator(end), takers_.rend());
+  }
+
   bool takes(std::int64_t c, std::int64_t k) const {
     const auto &held = held_[static_cast<std::size_t>(c)];
     return static_cast<std::int64_t>(held.size()) < market_.seats[static_cast<std::size_t>(c)] ||
@@ -250,6 +291,9 @@ private:
   Rows<T> rows_, class_rows_;
   std::vector<std::vector<std::int64_t>> held_;
   std::vector<T> floor_;
+  std::vector<std::vector<std::int32_t>> next_; // of each row, the best last
+  std::vector<std::int32_t> takers_;
+  std::int64_t scans_; // those that are still made for one class each
 };
 
 } // namespace

@@ -25,6 +25,7 @@ std::vector<std::int64_t> match_two_sided(const Market &market);
 
 struct Certificate {
   std::int64_t blocking_pairs;
+  std::uint64_t checksum;     // of the table that clusters rank by
   std::vector<double> margin; // own entry less the best other one; NaN for a cluster without a class
   std::vector<double> value;  // own entry; NaN likewise
 };

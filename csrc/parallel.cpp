@@ -60,7 +60,8 @@ private:
 
 class Pool {
 public:
-  void offer(const std::shared_ptr<Job> &job, std::int64_t helpers) {
+  void offer(const std::shared_ptr<Job> &job, std::int64_t wanted) {
+    const std::int64_t helpers = std::min(wanted, cores_);
     {
       std::lock_guard<std::mutex> lock(guard_);
       for (; threads_ < helpers; ++threads_) {
@@ -93,6 +94,7 @@ private:
     }
   }
 
+  const std::int64_t cores_ = std::max<std::int64_t>(1, std::thread::hardware_concurrency());
   std::int64_t threads_ = 0;
   std::deque<std::shared_ptr<Job>> jobs_;
   std::mutex guard_;

@@ -9,7 +9,8 @@ namespace gdui {
 using Task = void (*)(const void *body, std::int64_t chunk);
 
 // Calls task(body, chunk) for every chunk in [0, chunks), by the caller and up to `helpers` threads of a pool that
-// stays. The caller never waits for a helper that has not begun: where no core is free it does all of it itself.
+// stays: one for the whole process, of at most a thread for each core, shared by all who call at once. The caller never
+// waits for a helper that has not begun: where no core is free it does all of it itself.
 void share(std::int64_t chunks, std::int64_t helpers, Task task, const void *body);
 
 // Calls body(begin, end) for consecutive chunks of [0, n) on up to `threads` threads (the caller's own included).

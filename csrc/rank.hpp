@@ -8,9 +8,10 @@
 
 namespace gdui {
 
+inline bool fits_float(const Matrix &table) { return table.kind == Kind::f16 || table.kind == Kind::f32; }
+
 inline bool fits_float(const Market &market) {
-  const auto narrow = [](Kind kind) { return kind == Kind::f16 || kind == Kind::f32; };
-  return narrow(market.priority.kind) && narrow(market.class_priority.kind);
+  return fits_float(market.priority) && fits_float(market.class_priority);
 }
 
 // Rows a thread takes at a time: enough of them to be worth a thread.

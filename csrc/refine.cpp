@@ -91,7 +91,8 @@ std::vector<std::int64_t> first_relabelling(const Judged &judged, const std::vec
 }
 
 // Outcomes are the matched labels' plus all that was gained and lost up to each step.
-Outcome summed(const Question &asked, const Judged &judged, const Tally &gained, const Tally &lost,
+template <class Count>
+Outcome summed(const Question &asked, const Judged &judged, const Tally<Count> &gained, const Tally<Count> &lost,
                std::int64_t agreeing, std::int64_t classes, std::int64_t steps) {
   std::vector<std::int64_t> size(static_cast<std::size_t>(classes), 0);
   for (std::size_t k = 0; k < judged.size.size(); ++k)
@@ -110,6 +111,39 @@ Outcome summed(const Question &asked, const Judged &judged, const Tally &gained,
     out.class_size.insert(out.class_size.end(), size.begin(), size.end());
   }
   return out;
+}
+
+template <class Count>
+Outcome count_outcomes(const Question &asked, const Judged &judged, const std::vector<double> &sigma,
+                       std::int64_t classes, int threads) {
+  const std::int64_t n = asked.cluster.values.size, steps = static_cast<std::int64_t>(sigma.size());
+  const std::int64_t grain = std::max<std::int64_t>((n + threads - 1) / threads, 1 << 15);
+  const std::int64_t workers = std::max<std::int64_t>(1, (n + grain - 1) / grain);
+  const std::vector<std::int64_t> first = first_relabelling(judged, sigma);
+  const FirstAbove first_above(sigma);
+  Tally<Count> gained(steps * classes, workers), lost(steps * classes, workers);
+  std::vector<std::int64_t> agreeing(static_cast<std::size_t>(workers), 0);
+  parallel_chunks(n, grain, threads, [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t worker = begin / grain;
+    std::int64_t agreed = 0;
+    each_block(asked, begin, end, [&](std::int64_t, std::int64_t count, const auto *k, const auto *p, const auto *c) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        const auto own = static_cast<std::size_t>(k[i]);
+        agreed += c[i] == asked.name[own];
+        if (c[i] == asked.name[own] || first[own] == steps)
+          continue;
+        const std::int64_t when = first[own] < 0 ? 0 : std::max(first[own], first_above(p[i]));
+        if (when < steps) {
+          gained.raise(worker, when * classes + c[i]);
+          if (asked.name[own] >= 0)
+            lost.raise(worker, when * classes + asked.name[own]);
+        }
+      }
+    });
+    agreeing[static_cast<std::size_t>(worker)] = agreed;
+  });
+  return summed(asked, judged, gained, lost, std::accumulate(agreeing.begin(), agreeing.end(), std::int64_t{0}),
+                classes, steps);
 }
 
 } // namespace
@@ -145,34 +179,9 @@ void refine(const Question &asked, const Judged &judged, double sigma, std::int3
 
 Outcome sweep(const Question &asked, const Judged &judged, const std::vector<double> &sigma, std::int64_t classes,
               int threads) {
-  const std::int64_t n = asked.cluster.values.size, steps = static_cast<std::int64_t>(sigma.size());
-  const std::int64_t grain = std::max<std::int64_t>((n + threads - 1) / threads, 1 << 15);
-  const std::int64_t workers = std::max<std::int64_t>(1, (n + grain - 1) / grain);
-  const std::vector<std::int64_t> first = first_relabelling(judged, sigma);
-  const FirstAbove first_above(sigma);
-  Tally gained(steps * classes, workers), lost(steps * classes, workers);
-  std::vector<std::int64_t> agreeing(static_cast<std::size_t>(workers), 0);
-  parallel_chunks(n, grain, threads, [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t worker = begin / grain;
-    std::int64_t agreed = 0;
-    each_block(asked, begin, end, [&](std::int64_t, std::int64_t count, const auto *k, const auto *p, const auto *c) {
-      for (std::int64_t i = 0; i < count; ++i) {
-        const auto own = static_cast<std::size_t>(k[i]);
-        agreed += c[i] == asked.name[own];
-        if (c[i] == asked.name[own] || first[own] == steps)
-          continue;
-        const std::int64_t when = first[own] < 0 ? 0 : std::max(first[own], first_above(p[i]));
-        if (when < steps) {
-          gained.raise(worker, when * classes + c[i]);
-          if (asked.name[own] >= 0)
-            lost.raise(worker, when * classes + asked.name[own]);
-        }
-      }
-    });
-    agreeing[static_cast<std::size_t>(worker)] = agreed;
+  return with_counter(asked.cluster.values.size, [&](auto zero) {
+    return count_outcomes<decltype(zero)>(asked, judged, sigma, classes, threads);
   });
-  return summed(asked, judged, gained, lost, std::accumulate(agreeing.begin(), agreeing.end(), std::int64_t{0}),
-                classes, steps);
 }
 
 } // namespace gdui

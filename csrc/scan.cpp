@@ -110,8 +110,34 @@ template <class T> GDUI_INLINE bool finite_impl(const T *x, std::int64_t n) {
   return total == 0;
 }
 
+// Sums, and sums of sums (in which an entry counts by its place), of every 16th word.
+GDUI_INLINE std::uint64_t checksum_of(const char *x, std::int64_t bytes) {
+  typedef std::uint32_t Words __attribute__((vector_size(64)));
+  Words word{}, sum{}, placed{};
+  std::int64_t at = 0;
+  for (; at + 64 <= bytes; at += 64) {
+    std::memcpy(&word, x + at, 64);
+    sum += word;
+    placed += sum;
+  }
+  word = Words{};
+  std::memcpy(&word, x + at, static_cast<std::size_t>(bytes - at));
+  sum += word;
+  placed += sum;
+  std::uint64_t all = 0;
+  for (int l = 0; l < 16; ++l)
+    all = mixed(all + (std::uint64_t{sum[l]} << 32 | placed[l]));
+  return all;
+}
+
 } // namespace
 
+GDUI_MULTIVERSION std::uint64_t checksum(const float *x, std::int64_t n) {
+  return checksum_of(reinterpret_cast<const char *>(x), n * 4);
+}
+GDUI_MULTIVERSION std::uint64_t checksum(const double *x, std::int64_t n) {
+  return checksum_of(reinterpret_cast<const char *>(x), n * 8);
+}
 GDUI_MULTIVERSION bool finite(const float *x, std::int64_t n) { return finite_impl(x, n); }
 GDUI_MULTIVERSION bool finite(const double *x, std::int64_t n) { return finite_impl(x, n); }
 GDUI_MULTIVERSION Peak<float> highest(const float *x, std::int64_t n) { return peak_of<float>(Plain<float>{x}, n); }

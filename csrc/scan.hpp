@@ -14,6 +14,18 @@ template <class T> struct Peak {
 bool finite(const float *x, std::int64_t n);
 bool finite(const double *x, std::int64_t n);
 
+// A step of SplitMix64: any change of the argument changes about half of the bits.
+inline std::uint64_t mixed(std::uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+// A number that another value or order of the entries would change, all but surely.
+std::uint64_t checksum(const float *x, std::int64_t n);
+std::uint64_t checksum(const double *x, std::int64_t n);
+
 // The highest of n finite numbers.
 Peak<float> highest(const float *x, std::int64_t n);
 Peak<double> highest(const double *x, std::int64_t n);

@@ -148,26 +148,9 @@ template <class Key> Extremes both_ends(const Labels &cluster, const Scores &con
   return {std::move(total), merged(high, wanted, threads), merged(low, wanted, threads)};
 }
 
-} // namespace
-
-Selection most_confident(const Labels &cluster, const Scores &confidence, const Counts &wanted, int threads) {
-  return confidence.fits_float() ? select<float, true>(cluster, confidence, wanted, threads)
-                                 : select<double, true>(cluster, confidence, wanted, threads);
-}
-
-Selection least_confident(const Labels &cluster, const Scores &confidence, const Counts &wanted, int threads) {
-  return confidence.fits_float() ? select<float, false>(cluster, confidence, wanted, threads)
-                                 : select<double, false>(cluster, confidence, wanted, threads);
-}
-
-Extremes extremes(const Labels &cluster, const Scores &confidence, std::int64_t n, int threads) {
-  return confidence.fits_float() ? both_ends<float>(cluster, confidence, n, threads)
-                                 : both_ends<double>(cluster, confidence, n, threads);
-}
-
-void vote_shares(const Labels &votes, const Labels &cluster, double *table, int threads) {
+template <class Count> void count_votes(const Labels &votes, const Labels &cluster, double *table, int threads) {
   const std::int64_t n = votes.values.size, grain = share_of(n, threads), classes = votes.upper;
-  Tally tally(cluster.upper * classes, shares(n, grain));
+  Tally<Count> tally(cluster.upper * classes, shares(n, grain));
   parallel_chunks(n, grain, threads, [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::int32_t> labels(block_size), voted(block_size);
     for (std::int64_t at = begin; at < end; at += block_size) {
@@ -187,6 +170,27 @@ void vote_shares(const Labels &votes, const Labels &cluster, double *table, int 
         row[c] /= size;
     }
   });
+}
+
+} // namespace
+
+Selection most_confident(const Labels &cluster, const Scores &confidence, const Counts &wanted, int threads) {
+  return confidence.fits_float() ? select<float, true>(cluster, confidence, wanted, threads)
+                                 : select<double, true>(cluster, confidence, wanted, threads);
+}
+
+Selection least_confident(const Labels &cluster, const Scores &confidence, const Counts &wanted, int threads) {
+  return confidence.fits_float() ? select<float, false>(cluster, confidence, wanted, threads)
+                                 : select<double, false>(cluster, confidence, wanted, threads);
+}
+
+Extremes extremes(const Labels &cluster, const Scores &confidence, std::int64_t n, int threads) {
+  return confidence.fits_float() ? both_ends<float>(cluster, confidence, n, threads)
+                                 : both_ends<double>(cluster, confidence, n, threads);
+}
+
+void vote_shares(const Labels &votes, const Labels &cluster, double *table, int threads) {
+  with_counter(votes.values.size, [&](auto zero) { count_votes<decltype(zero)>(votes, cluster, table, threads); });
 }
 
 } // namespace gdui

@@ -6,7 +6,8 @@
 
 namespace gdui {
 
-class Tally {
+// Count must hold as many raises as there may be in all.
+template <class Count> class Tally {
 public:
   Tally(std::int64_t cells, std::int64_t workers)
       : cells_(cells), shared_(workers > 1 && cells * workers > most_private),
@@ -14,7 +15,7 @@ public:
 
   void raise(std::int64_t worker, std::int64_t cell) {
     if (shared_)
-      __atomic_fetch_add(&counts_[static_cast<std::size_t>(cell)], 1u, __ATOMIC_RELAXED);
+      __atomic_fetch_add(&counts_[static_cast<std::size_t>(cell)], Count{1}, __ATOMIC_RELAXED);
     else
       ++counts_[static_cast<std::size_t>(worker * cells_ + cell)];
   }
@@ -22,7 +23,7 @@ public:
   std::int64_t total(std::int64_t cell) const {
     std::int64_t sum = 0;
     for (std::size_t i = static_cast<std::size_t>(cell); i < counts_.size(); i += static_cast<std::size_t>(cells_))
-      sum += counts_[i];
+      sum += static_cast<std::int64_t>(counts_[i]);
     return sum;
   }
 
@@ -30,7 +31,12 @@ private:
   static constexpr std::int64_t most_private = 1 << 22;
   std::int64_t cells_;
   bool shared_;
-  std::vector<std::uint32_t> counts_;
+  std::vector<Count> counts_;
 };
+
+// Calls use(zero) with a zero of the narrowest type that can count up to n.
+template <class Use> auto with_counter(std::int64_t n, const Use &use) {
+  return n >> 32 ? use(std::uint64_t{}) : use(std::uint32_t{});
+}
 
 } // namespace gdui

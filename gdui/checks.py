@@ -16,6 +16,7 @@ __all__ = [
     "columns",
     "descriptions",
     "finite_numbers",
+    "flag",
     "in_range",
     "indices",
     "on_cpu",
@@ -30,7 +31,8 @@ __all__ = [
 
 MOST_CLUSTERS = 1 << 24
 MOST_THREADS = 1 << 16
-CUDA = 2  # DLPack's number for it
+CUDA = {2, 13}  # DLPack's numbers for its memory: a device's own, and managed
+BEYOND_INT64 = 1 << 63
 EXACT = 1 << 53  # float64 holds every whole number up to here
 
 
@@ -44,6 +46,8 @@ def on_cpu(name: str, value: npt.ArrayLike, ndim: int) -> npt.NDArray[Any]:
         out = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} must be an array of {_axes(ndim)}: {error}") from None
+    except (TypeError, RuntimeError) as error:  # PyTorch's: a type that NumPy lacks, a tensor that requires grad
+        raise TypeError(f"{name} can't be read as an array: {error}") from None
     return out if out.dtype.isnative else out.astype(out.dtype.newbyteorder("="))
 
 
@@ -120,7 +124,7 @@ def ranged_numbers(name: str, value: npt.NDArray[np.integer], lowest: int, upper
 def on_gpu(value: Any) -> bool:
     """Whether `value` is an array in a CUDA device's memory."""
     device = getattr(value, "__dlpack_device__", None)
-    return device is not None and int(device()[0]) == CUDA
+    return device is not None and int(device()[0]) in CUDA
 
 
 def _as_floats(name: str, whole_numbers: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
@@ -156,7 +160,18 @@ def in_range(name: str, value: float, low: float, high: float) -> float:
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low} and {high}, not {value}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        bits = int(value).bit_length()
+        raise ValueError(f"{name} must be a number that a float holds, not one of {bits} bits") from None
+
+
+def flag(name: str, value: bool) -> bool:
+    """`value` as True or False, which nothing else stands for."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
 
 
 def class_names(value: Iterable[str], *, least: int = 2) -> list[str]:
@@ -188,7 +203,7 @@ def descriptions(value: Any) -> dict[str, tuple[str, ...]]:
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     """`value` if it is one of `allowed`."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
     return value
 

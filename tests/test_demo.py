@@ -119,7 +119,7 @@ def test_the_layer_clustered_by_is_where_unlabelled_digits_stand_out_most(encode
 
     def modularity(name: str) -> float:
         seen = load_encoder(name, device="cpu").encode_images(pixels)
-        near, similarity = neighbors(seen - seen.mean(0), 15, include_self=False)
+        near, similarity, _ = neighbors(seen - seen.mean(0), 15, include_self=False)
         modes = graph.modes(graph.adjacency(near, similarity), 2 * len(NAMES))
         return graph.modularity(assign(fit_centroids(modes, len(NAMES), seed=0), modes).cluster, near)
 

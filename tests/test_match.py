@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -94,7 +95,7 @@ def test_blocking_pairs_of_any_matching_are_counted(table: Table, data: st.DataO
     )
     seats = np.bincount(classes[classes >= 0], minlength=table.shape[1]) + data.draw(st.integers(0, 1))
     for theirs in (None, other):
-        count, _, _ = _core.certify(table, theirs, [tie], seats, classes, 1)
+        count, _, _, _ = _core.certify(table, theirs, [tie], seats, classes, 1)
         assert count == blocking(ranks(table, tie), ranks(table if theirs is None else theirs, tie), classes, seats)
 
 
@@ -147,6 +148,46 @@ def test_every_seat_is_filled(make: Callable[..., Table], capacity: int, rng: np
     tie = rng.integers(0, 2, table.shape)
     found = stable_match(table.round(4), tie_break=tie, capacity=capacity)
     np.testing.assert_array_equal(found.class_of_cluster, greedy(ranks(table.round(4), tie), np.full(150, capacity)))
+    assert found.blocking_pairs == 0
+
+
+def test_few_classes_that_all_want_first(rng: np.random.Generator) -> None:
+    """Far more clusters than classes, of one mind: eight times as many took a hundred times as long."""
+    taken = []
+    for n in (10_000, 80_000):
+        table, seats = np.sort(rng.random(10))[::-1][None] * 10 + 1e-3 * rng.random(n)[:, None], np.full(10, n // 10)
+        start = time.process_time()
+        found = _core.stable_match(table, None, [], seats, 1)
+        taken.append(time.process_time() - start)
+        np.testing.assert_array_equal(found, greedy(ranks(table), seats))
+    assert taken[1] < 30 * taken[0]
+
+
+@pytest.mark.parametrize("capacity", [1, 3])
+@pytest.mark.parametrize("ties", [False, True])
+def test_proposals_that_are_turned_away_again_and_again(capacity: int, ties: bool, rng: np.random.Generator) -> None:
+    """Clusters of one mind, and whoever comes later is wanted more: as many proposals as there can be."""
+    mine = np.sort(rng.random(150))[None, :] + 1e-3 * rng.random(300)[:, None]
+    theirs = np.arange(300.0)[:, None] + rng.random((300, 150))
+    mine, theirs = (mine.round(2), theirs.round(0)) if ties else (mine, theirs)
+    seats = np.full(150, capacity)
+    wish, rank = ranks(mine).argsort(axis=1), ranks(theirs)
+    held, asked, free = [[] for _ in seats], np.zeros(300, int), list(range(300))
+    while free:
+        k = free.pop()
+        if asked[k] == 150:
+            continue
+        c = wish[k, asked[k]]
+        asked[k] += 1
+        held[c] = sorted([*held[c], k], key=lambda j: rank[j, c])
+        free += held[c][capacity:]
+        held[c] = held[c][:capacity]
+    assert asked.sum() > 16 * 300 + 64 or ties
+    expected = np.full(300, -1)
+    for c, rows in enumerate(held):
+        expected[rows] = c
+    found = stable_match(mine, theirs, capacity=capacity)
+    np.testing.assert_array_equal(found.class_of_cluster, expected)
     assert found.blocking_pairs == 0
 
 
@@ -218,6 +259,27 @@ def test_small_shapes(shape: tuple[int, int]) -> None:
         ({"priority": [[-(2**53) - 1]]}, ValueError, "priority holds -9007199254740993"),
         ({"priority": np.array([[2**64 - 1]], np.uint64)}, ValueError, "priority holds 18446744073709551615"),
         ({"priority": [[1, 2], [3]]}, ValueError, "priority must be an array of 2 axes"),
+        (
+            {"priority": np.zeros((2, 2)), "tie_break": [[1, 2], [3]]},
+            ValueError,
+            "tie_break must be an array of 2 axes",
+        ),
+        ({"priority": np.zeros((2, 2)), "tie_break": [[[1, 2], [3]]]}, ValueError, r"tie_break\[0\] must be an array"),
+        ({"priority": np.zeros((2, 2)), "capacity": [[1], [1, 2]]}, ValueError, "capacity must be an array of 1 axis"),
+        ({"priority": np.zeros((2, 2)), "capacity": [[1, 2]]}, ValueError, "capacity must have 1 axis, not 2"),
+        (
+            {"priority": np.zeros((2, 2)), "capacity": 2**63},
+            ValueError,
+            "must be below 9223372036854775808, but holds 9",
+        ),
+        ({"priority": np.zeros((2, 2)), "capacity": 2**64}, TypeError, "capacity must be integers"),
+        (
+            {"priority": np.zeros((2, 2)), "capacity": np.ma.array([1, 5], mask=[0, 1])},
+            TypeError,
+            "capacity is a masked array",
+        ),
+        ({"priority": torch.zeros(2, 2).bfloat16()}, TypeError, "priority can't be read as an array: .*BFloat16"),
+        ({"priority": torch.zeros(2, 2, requires_grad=True)}, TypeError, "priority can't be read as an array: .*grad"),
     ],
 )
 def test_mistakes_are_named(arguments: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -229,6 +291,77 @@ def test_a_huge_capacity_is_just_enough_for_all() -> None:
     found = stable_match(np.zeros((3, 2)), capacity=2**62)
     assert found.class_of_cluster.tolist() == [0, 0, 0]
     assert found.gap == 0
+
+
+def test_a_capacity_beyond_64_bits_is_refused_by_hungarian_too() -> None:
+    with pytest.raises(ValueError, match="capacity must be below 9223372036854775808"):
+        hungarian(np.zeros((3, 2)), capacity=2**63)
+
+
+def test_the_gap_of_a_table_that_was_changed_is_refused(rng: np.random.Generator) -> None:
+    table = np.array([[0.9, 0.8], [0.8, 0.1]])
+    found, early = stable_match(table), stable_match(table)
+    total, gap = found.total, early.gap
+    assert gap == pytest.approx(0.6)
+    table[0, 1], table[1, 1] = 0.7, 0.0  # neither the matched entries nor any margin's sign
+    with pytest.raises(ValueError, match="priority has been changed since it was matched"):
+        _ = found.gap
+    assert found.total == total
+    assert early.gap == gap
+    other = rng.random((40, 30))
+    for narrow in (np.float16, np.float32):
+        assert stable_match(other.astype(narrow), other.copy()).gap >= 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 70), st.integers(0, 2**32 - 1), st.sampled_from([np.float16, np.float32, np.float64]))
+def test_every_change_of_a_table_shows_in_its_checksum(cols: int, seed: int, kind: Any) -> None:
+    rng = np.random.default_rng(seed)
+    table = rng.permutation(3 * cols).astype(kind).reshape(3, cols)
+
+    def checksum() -> int:
+        return _core.certify(table, None, [], np.zeros(cols, np.int64), np.full(3, -1), 1)[-1]
+
+    before = checksum()
+    assert checksum() == before
+    one, other = rng.choice(table.size, 2, replace=False)
+    flat = table.reshape(-1)
+    flat[[one, other]] = flat[[other, one]]
+    swapped = checksum()
+    flat[one] += 1
+    assert len({before, swapped, checksum()}) == 3
+
+
+def test_matchings_can_be_compared_and_put_into_sets() -> None:
+    one, other = stable_match(np.eye(2)), stable_match(np.eye(2))
+    assert one == one
+    assert one != other
+    assert len({one, other, one}) == 2
+
+
+def test_two_tables_in_one_memory_are_two_tables() -> None:
+    both = np.zeros((2, 2), np.dtype({"names": ["mine", "theirs"], "formats": ["<f4", "<f2"], "offsets": [0, 0]}))
+    words = np.array([[0x3F804000, 0x3F810000], [0x3F810000, 0x3F804000]], np.uint32)
+    both["mine"] = words.view(np.float32)  # whose lower halves, as halves, say the contrary
+    mine, theirs = both["mine"], both["theirs"]
+    np.testing.assert_array_equal(mine.argsort(axis=0), theirs.argsort(axis=0)[::-1])
+    classes, seats = np.array([0, 1]), np.ones(2, np.int64)
+    count, _, _, _ = _core.certify(mine, theirs, [], seats, classes, 1)
+    assert count == blocking(ranks(mine), ranks(theirs), classes, seats) == 0
+    assert blocking(ranks(mine), ranks(mine), classes, seats) == 2
+
+
+def test_margins_and_totals_of_the_largest_numbers() -> None:
+    huge = np.array([[1.7e308, -1.7e308], [1.6e308, -1.7e308]])
+    found = stable_match(huge)
+    assert found.margin.tolist() == [np.finfo(float).max, -np.finfo(float).max]
+    assert found.total == 0
+    with pytest.raises(ValueError, match=r"priority must be at most 1e\+290 either way"):
+        _ = found.gap
+    with pytest.raises(ValueError, match=r"priority must be at most 1e\+290 either way"):
+        hungarian(huge)
+    with pytest.raises(ValueError, match="priority holds numbers too large to be summed"):
+        _ = stable_match(huge, capacity=2).total
 
 
 def test_whole_numbers_that_floats_can_hold_are_taken() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from gdui.labeling import exact
 from gdui.labeling.neighbors import METHODS, consistency, kmeans, neighbors
@@ -171,10 +172,14 @@ def test_auto_says_what_it_chose_and_why(caplog: pytest.LogCaptureFixture, monke
     with caplog.at_level(logging.INFO, "gdui"):
         neighbors(rows, 3)
     assert "method exact, because 500 x 500 products" in caplog.text
+    assert neighbors(rows, 3).how == "exact, because 500 x 500 products of width 32 are quick enough on cpu"
+    assert neighbors(rows, 3, "faiss-flat").how == "faiss-flat"
     monkeypatch.setattr("gdui.labeling.neighbors.EXACT_OPERATIONS", 1.0)
     with caplog.at_level(logging.INFO, "gdui"):
         neighbors(rows, 3)
     assert "method faiss-ivf, because" in caplog.text
+    assert neighbors(rows, 3).how.startswith("faiss-ivf, because 500 x 500 products")
+    assert neighbors(rows, 3, "exact").how == "exact"
 
 
 def test_kmeans_finds_clusters_and_is_the_same_for_any_threads() -> None:
@@ -206,6 +211,7 @@ def test_kmeans_of_few_distinct_rows(k: int) -> None:
         ({"features": np.zeros((10, 0))}, "features must have at least 1 column"),
         ({"features": np.zeros(10)}, "features must have 2 axes, not 1"),
         ({"features": np.array([[1.0], [np.nan]])}, "features: row 1 holds NaN or infinity"),
+        ({"method": np.array(["exact", "auto"])}, "method must be one of 'auto', 'exact'"),
         ({"method": "fast"}, "method must be one of 'auto', 'exact'"),
         ({"queries": np.zeros((3, 4))}, "queries must have 5 columns as features, not 4"),
         ({"method": "faiss-gpu"}, "needs a CUDA device and FAISS for GPUs"),
@@ -229,6 +235,10 @@ def test_mistakes_are_named(change: dict[str, object], message: str) -> None:
         ({"k": 1.5}, "k must be a whole number, not float"),
         ({"threads": 2.5}, "threads must be a whole number, not float"),
         ({"threads": "2"}, "threads must be a whole number, not str"),
+        ({"include_self": None}, "include_self must be True or False, not None"),
+        ({"include_self": "no"}, "include_self must be True or False, not 'no'"),
+        ({"device": 0}, "device must be 'cpu', 'cuda' or 'cuda:N', not 0"),
+        ({"device": torch.device("cpu")}, "device must be 'cpu', 'cuda' or 'cuda:N', not device"),
     ],
 )
 def test_wrong_types_are_named(change: dict[str, object], message: str) -> None:
@@ -268,6 +278,19 @@ def test_faiss_on_gpus_has_a_largest_k() -> None:
 def test_consistency_needs_a_label_for_each_row(cluster: object, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         consistency(np.ones((2, 2)), cluster, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("features", "error", "text"),
+    [
+        (5.0, ValueError, "features must have 2 axes, not 0"),
+        (None, TypeError, "features must be real numbers"),
+        ([[1.0], [1.0, 2.0]], ValueError, "features must be an array of 2 axes"),
+    ],
+)
+def test_consistency_needs_features(features: object, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        consistency(features, [0], 1)  # type: ignore[arg-type]
 
 
 def test_memory_grows_with_rows_and_not_with_pairs() -> None:

@@ -2,12 +2,15 @@
 
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from gdui import _core
 
+TASKS = Path("/proc/self/task")
 IMAGES = np.random.default_rng(0).standard_normal((16, 3, 700), dtype=np.float32)
 TABLE, STEPS, SEEDS = np.ones((2, 16), np.float32), np.zeros(16, np.int64), np.arange(16)
 
@@ -56,6 +59,14 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
         stop.set()
         for other in others:
             other.join()
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="this system does not list a process's threads")
+def test_the_pool_has_a_thread_for_each_core_at_most() -> None:
+    images, table, rows = np.ones((4096, 1, 8192), np.float32), TABLE, np.arange(4096)
+    before = len(list(TASKS.iterdir()))
+    _core.noise_images(images, np.zeros_like(rows), table, None, rows, images, 65536)
+    assert len(list(TASKS.iterdir())) - before <= (os.cpu_count() or 1)
 
 
 def test_more_threads_than_there_is_work_for_or_room() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gdui import _core
+from gdui import _core, checks
 from gdui.labeling.refine import Branch, Rule, refine, sweep
 
 Array = npt.NDArray[Any]
@@ -196,11 +196,11 @@ def test_empty_input() -> None:
 class OnGpu:
     """What an array on a GPU looks like from outside."""
 
-    def __init__(self, value: Any = ()) -> None:
-        self.value = np.asarray(value)
+    def __init__(self, value: Any = (), kind: int = 2) -> None:
+        self.value, self.kind = np.asarray(value), kind
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (2, 0)
+        return (self.kind, 0)
 
 
 def refine_there(**asked: Any) -> None:
@@ -227,6 +227,11 @@ GOOD: dict[str, Any] = {"cluster": [0, 1], "confidence": [0.5, 0.5], "opinion": 
         ({"confidence": [0.5]}, ValueError, "equally long: cluster has 2, confidence has 1"),
         ({"opinion": [0, -1]}, ValueError, "opinion must be at least 0, but holds -1"),
         ({"opinion": [0, 2**40]}, ValueError, "opinion must be below 16777216"),
+        (
+            {"opinion": np.array([0, 2**63 + 1], np.uint64)},
+            ValueError,
+            "opinion must be .*holds 9223372036854775809",
+        ),
         ({"opinion": [0.0, 1.0]}, TypeError, "opinion must be integers"),
         ({"class_of_cluster": [0, -2]}, ValueError, "class_of_cluster must be at least -1"),
         ({"class_of_cluster": [[0]]}, ValueError, "class_of_cluster must have 1 axis"),
@@ -239,10 +244,12 @@ GOOD: dict[str, Any] = {"cluster": [0, 1], "confidence": [0.5, 0.5], "opinion": 
         ({"weights": (0, 0)}, ValueError, "weights must not both be 0"),
         ({"weights": (1,)}, ValueError, r"weights must be two numbers, not \(1,\)"),
         ({"weights": 0.5}, ValueError, "weights must be two numbers, not 0.5"),
+        ({"weights": [[1], [1, 2]]}, ValueError, "weights must be an array of 1 axis"),
         ({"weights": (1, 1, 1)}, ValueError, "weights must be two numbers"),
         ({"weights": (-1, 2)}, ValueError, "weights must be between"),
         ({"n": 0}, ValueError, "n must be at least 1, not 0"),
         ({"lambda_top": 1.5}, ValueError, "lambda_top must be between 0 and 1"),
+        ({"on_mismatch": np.array(["keep"])}, ValueError, "on_mismatch must be one of 'keep', 'relabel', not array"),
         ({"on_mismatch": "drop"}, ValueError, "on_mismatch must be one of 'keep', 'relabel', not 'drop'"),
         ({"threads": -1}, ValueError, "threads must be at least 1"),
     ],
@@ -251,6 +258,19 @@ GOOD: dict[str, Any] = {"cluster": [0, 1], "confidence": [0.5, 0.5], "opinion": 
 def test_mistakes_are_named(function: Any, change: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         function(**(GOOD | change))
+
+
+def test_a_sigma_that_no_float_holds_is_named() -> None:
+    for huge in (10**400, -(10**400)):
+        with pytest.raises(ValueError, match="sigma must be a number that a float holds, not one of 1329 bits"):
+            refine(**GOOD, sigma=huge)
+
+
+@pytest.mark.parametrize("function", [refine, sweep, refine_there])
+def test_more_clusters_than_anything_else_takes_are_refused(function: Any) -> None:
+    names = np.broadcast_to(np.int8(0), (checks.MOST_CLUSTERS + 1,))
+    with pytest.raises(ValueError, match="class_of_cluster must be of at most 16777216 clusters, not 16777217"):
+        function(**(GOOD | {"class_of_cluster": names}))
 
 
 def test_a_sweep_over_fewer_classes_than_seen_is_refused() -> None:
@@ -339,9 +359,10 @@ def test_an_array_on_a_gpu_without_cupy_says_what_to_install() -> None:
 
 
 @pytest.mark.parametrize("at", range(4))
-def test_a_sweep_of_an_array_on_a_gpu_is_refused(at: int) -> None:
+@pytest.mark.parametrize("memory", [2, 13], ids=["of the device", "managed"])
+def test_a_sweep_of_an_array_on_a_gpu_is_refused(at: int, memory: int) -> None:
     asked: list[Any] = [[0], [0.5], [0], [0]]
-    asked[at] = OnGpu()
+    asked[at] = OnGpu(kind=memory)
     name = ("cluster", "confidence", "opinion", "class_of_cluster")[at]
     with pytest.raises(TypeError, match=f"{name} is on a GPU: copy it to the CPU first"):
         sweep(*asked)

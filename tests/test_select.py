@@ -1,5 +1,6 @@
 """Choosing samples, against sorting; votes and consistency, against counting; what they refuse."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,29 @@ def test_the_quota_is_a_tenth_at_least_one_and_never_over_half() -> None:
     np.testing.assert_array_equal(found, np.minimum(100, np.ceil(size / 10).astype(int)))
     assert (found[1:] >= 1).all()
     assert (found[2:] * 2 <= size[2:]).all()
+    assert quota([5], 10**30).tolist() == [1]
+    assert quota([2**63 - 1], 10**30).tolist() == [922337203685477581]
+    with pytest.raises(
+        ValueError, match="cluster_size must be below 9223372036854775808, but holds 9223372036854775813"
+    ):
+        quota(np.array([2**63 + 5], np.uint64))
+
+
+def test_a_selection_is_indexed_as_a_list_is() -> None:
+    found = most_confident([0, 0, 2, 2], [0.5, 0.6, 0.7, 0.8], 1)
+    parts = [[1], [], [3]]
+    assert [part.tolist() for part in found] == parts
+    for at in range(-3, 3):
+        assert found[at].tolist() == parts[at]
+    for beyond in (-4, 3):
+        with pytest.raises(IndexError, match=f"there are 3 clusters, and none is number {beyond}"):
+            found[beyond]
+    assert found == found
+    assert len({found, most_confident([0], [1.0], 1)}) == 2
+
+
+def test_any_huge_n_takes_all() -> None:
+    assert most_confident([0, 0], [0.5, 0.6], 10**30).index.tolist() == [1, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -107,6 +131,19 @@ def test_priorities_are_shares_of_votes(n: int, k: int, c: int, seed: int, threa
     size = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     np.testing.assert_array_equal(priority_table(votes, cluster, c, n_clusters=k, threads=threads), counts / size)
     np.testing.assert_array_equal(priority_table(votes, cluster, c, n_clusters=k, weight=weight), sums / size)
+
+
+@pytest.mark.skipif(not os.environ.get("GDUI_SOAK"), reason="takes ten seconds: make soak runs it")
+def test_more_votes_than_32_bits_count() -> None:
+    zeros = np.broadcast_to(np.int8(0), (2**32,))
+    for threads in (1, 2):
+        assert priority_table(zeros, zeros, 1, n_clusters=1, threads=threads).tolist() == [[1.0]]
+
+
+def test_weights_too_large_to_be_summed_are_refused() -> None:
+    assert priority_table([0, 0], [0, 0], 1, weight=[1e308, 0]).tolist() == [[5e307]]
+    with pytest.raises(ValueError, match="weight holds numbers too large to be summed"):
+        priority_table([0, 0], [0, 0], 1, weight=[1.7e308, 1.7e308])
 
 
 def test_a_large_table_is_shared_by_the_threads(rng: np.random.Generator) -> None:
@@ -163,7 +200,10 @@ GOOD = {"cluster": [0, 1], "confidence": [0.5, 0.5], "n": 1}
         ({"n": [1, 2, -3]}, ValueError, "n must be at least 0, but holds -3"),
         ({"n": 0.5}, TypeError, "n must be a whole number"),
         ({"n": [1]}, ValueError, "cluster must be below 1"),
+        ({"n": [[1], [1, 2]]}, ValueError, "n must be an array of 1 axis"),
+        ({"n": [[1]]}, ValueError, "n must have 1 axis, not 2"),
         ({"n_clusters": 10**12}, ValueError, "n_clusters must be at most 16777216"),
+        ({"cluster": np.array([0, 2**63 + 1], np.uint64)}, ValueError, "but holds 9223372036854775809"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, Any], error: type[Exception], text: str) -> None:

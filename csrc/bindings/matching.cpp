@@ -85,8 +85,8 @@ py::tuple certify(const Array &priority, const std::optional<Array> &class_prior
     py::gil_scoped_release release;
     found = gdui::certify(given, classes, threads);
   }
-  return py::make_tuple(found.blocking_pairs, handed_over(std::move(found.margin)),
-                        handed_over(std::move(found.value)));
+  return py::make_tuple(found.blocking_pairs, handed_over(std::move(found.margin)), handed_over(std::move(found.value)),
+                        found.checksum);
 }
 
 // --- select.hpp and vote.hpp ---

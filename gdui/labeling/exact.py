@@ -22,10 +22,14 @@ Indices = npt.NDArray[np.int32]
 
 
 class Neighbors(NamedTuple):
-    """For each query the `k` most similar rows: `indices` and cosine `similarity`, both [Q, k], most similar first."""
+    """For each query the `k` most similar rows: `indices` and cosine `similarity`, both [Q, k], most similar first.
+
+    how: the method, and where it was "auto" that chose it, why.
+    """
 
     indices: Indices
     similarity: Floats
+    how: str = "exact"
 
 
 def unit_rows(name: str, value: npt.ArrayLike) -> Floats:
@@ -56,6 +60,8 @@ def nearest(
 
 def check_device(device: str) -> None:
     """Refuses a device on which nothing can be multiplied here."""
+    if not isinstance(device, str):
+        raise TypeError(f"device must be 'cpu', 'cuda' or 'cuda:N', not {device!r}")
     if device != "cpu" and not re.fullmatch("cuda(:[0-9]+)?", device):
         raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', not {device!r}")
     if device != "cpu" and not torch.cuda.is_available():

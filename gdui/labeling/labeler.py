@@ -212,7 +212,7 @@ class Labeler:
         unit, votes = learned.unit(features), opinion.argmax(axis=1)
         with clock.stage("neighbors"):
             reach = min(max(config.neighbors.consistency - 1, config.graph.neighbors), len(rows) - 1)
-            near, similarity = neighbors(unit, reach, config.neighbors.method, include_self=False)
+            near, similarity, how = neighbors(unit, reach, config.neighbors.method, include_self=False)
         with clock.stage("cluster"):
             modes = self._modes(near, similarity)
             model, found = self._clusters(unit, modes, near)
@@ -249,6 +249,7 @@ class Labeler:
             accuracy=float(decided.confidence.mean()) if doubt else agreed,
             accuracy_how=HOW_ALONE + doubt.reason if doubt else HOW_ESTIMATED + HOW_PINNED * bool(len(pins.rows)),
             criterion=self.criterion,
+            neighbors=how,
             changed={
                 "match": _differ(opinion.argmax(axis=1), matched),
                 "refine": _differ(matched, refined.label),

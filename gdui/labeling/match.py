@@ -5,6 +5,7 @@ Pairs are ranked strictly: by the table, then by each tie-break table in turn, t
 class.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +18,12 @@ from gdui import _core, checks
 __all__ = ["Matching", "hungarian", "stable_match"]
 
 MOST_CELLS = 1 << 28
+LARGEST_WEIGHED = 1e290  # sums and differences of as many as fit in memory stay finite
 
 Table = npt.NDArray[np.floating]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matching:
     """Who got whom, and how good that is.
 
@@ -29,8 +31,10 @@ class Matching:
     unmatched_classes: the classes that no cluster got.
     blocking_pairs: pairs that would both rather have each other than what they got; 0 is what stable means.
     margin: what each cluster's class has over its best other class, negative where it had to yield one [K];
-        NaN for a cluster without a class, infinite where there is only one class.
+        NaN for a cluster without a class, infinite where there is only one class, else at most the largest float64.
     zero_vote: clusters whose class has priority 0 in their eyes [K].
+
+    Two matchings are equal if they are the same one.
     """
 
     class_of_cluster: npt.NDArray[np.int64]
@@ -38,21 +42,28 @@ class Matching:
     blocking_pairs: int
     margin: npt.NDArray[np.float64]
     zero_vote: npt.NDArray[np.bool_]
+    _value: npt.NDArray[np.float64] = field(repr=False)
     _priority: Table = field(repr=False)
     _capacity: npt.NDArray[np.int64] = field(repr=False)
+    _checksum: int = field(repr=False)
 
     @cached_property
     def total(self) -> float:
         """The sum of the matched clusters' priorities."""
-        matched = np.flatnonzero(self.class_of_cluster >= 0)
-        return float(self._priority[matched, self.class_of_cluster[matched]].sum(dtype=np.float64))
+        return _sum(self._value[self.class_of_cluster >= 0])
 
     @cached_property
     def gap(self) -> float:
-        """What the best assignment's total has over this one's; worked out when first asked for."""
+        """What the best assignment's total has over this one's; worked out when first asked for.
+
+        The caller's own table is kept for it, not a copy: once that has been changed there is no gap but a ValueError.
+        """
+        now = _core.certify(self._priority, None, [], self._capacity, self.class_of_cluster, checks.thread_count())
+        if now[-1] != self._checksum:
+            raise ValueError("priority has been changed since it was matched: ask for gap before that, or match again")
         best = _assignment(self._priority, self._capacity)
         matched = np.flatnonzero(best >= 0)
-        return float(self._priority[matched, best[matched]].sum(dtype=np.float64)) - self.total
+        return _sum(self._priority[matched, best[matched]]) - self.total
 
 
 def stable_match(
@@ -103,16 +114,24 @@ def _like(name: str, value: npt.ArrayLike, table: Table) -> Table:
 def _tie_breaks(given: npt.ArrayLike | Sequence[npt.ArrayLike] | None, table: Table) -> list[Table]:
     if given is None:
         return []
-    several = isinstance(given, (list, tuple)) and (not given or np.ndim(given[0]) == 2)
+    several = isinstance(given, (list, tuple)) and (not given or checks.on_cpu("tie_break[0]", given[0], 2).ndim == 2)
     if not several:
         return [_like("tie_break", given, table)]  # type: ignore[arg-type]
     return [_like(f"tie_break[{i}]", item, table) for i, item in enumerate(given)]  # type: ignore[arg-type]
 
 
 def _capacity(given: int | npt.ArrayLike | None, classes: int) -> npt.NDArray[np.int64]:
-    seats = np.asarray(1 if given is None else given)
+    seats = checks.on_cpu("capacity", 1 if given is None else given, 1)
     seats = np.full(classes, seats) if seats.ndim == 0 else seats
-    return checks.indices("capacity", seats, length=classes).astype(np.int64)
+    return checks.indices("capacity", seats, checks.BEYOND_INT64, length=classes).astype(np.int64)
+
+
+def _sum(values: Table) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(values.sum(dtype=np.float64))
+    if not math.isfinite(total):
+        raise ValueError("priority holds numbers too large to be summed: scale them down")
+    return total
 
 
 def _assignment(table: Table, seats: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -129,6 +148,10 @@ def _assignment(table: Table, seats: npt.NDArray[np.int64]) -> npt.NDArray[np.in
             f"capacity gives {places} seats to {len(table)} clusters: the best assignment's table would have more than "
             f"{MOST_CELLS} cells"
         )
+    if table.size and max(float(table.max()), -float(table.min())) > LARGEST_WEIGHED:
+        raise ValueError(
+            f"priority must be at most {LARGEST_WEIGHED} either way, or the best assignment can't be found"
+        )
     column = np.repeat(np.arange(table.shape[1]), np.minimum(seats, len(table)))
     rows, columns = linear_sum_assignment(table[:, column].astype(np.float64, copy=False), maximize=True)
     out = np.full(len(table), -1, dtype=np.int64)
@@ -144,7 +167,7 @@ def _certified(
     seats: npt.NDArray[np.int64],
     threads: int,
 ) -> Matching:
-    blocking, margin, value = _core.certify(table, class_table, ties, seats, classes, threads)
+    blocking, margin, value, checksum = _core.certify(table, class_table, ties, seats, classes, threads)
     left = np.ones(table.shape[1], dtype=bool)
     left[classes[classes >= 0]] = False
-    return Matching(classes, np.flatnonzero(left), blocking, margin, value == 0, table, seats)
+    return Matching(classes, np.flatnonzero(left), blocking, margin, value == 0, value, table, seats, checksum)

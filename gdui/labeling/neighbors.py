@@ -36,13 +36,14 @@ def neighbors(
     Args:
         features: [N, d], floats of any precision and strides; a memory-mapped array is read block by block.
         k: neighbours a query.
-        method: "exact" is brute force's answer; the others trade it for time. "auto" chooses, and logs why.
+        method: "exact" is brute force's answer; the others trade it for time. "auto" chooses; what it returns says why.
         include_self: without `queries`, whether a row may be its own neighbour.
         queries: [Q, d]; by default the features themselves. A zero vector has cosine 0 with everything.
         device: where "exact" multiplies, "cpu" or a CUDA device; the answer is the same.
         threads: default: every core. The answer is the same.
     """
-    checks.one_of("method", method, METHODS)
+    how = checks.one_of("method", method, METHODS)
+    checks.flag("include_self", include_self)
     rows = exact.unit_rows("features", features)
     looking = rows if queries is None else exact.unit_rows("queries", queries)
     if queries is not None and np.shape(queries)[1] != np.shape(features)[1]:
@@ -53,14 +54,15 @@ def neighbors(
     leave_self_out = queries is None and not include_self
     k = _count("k", k, len(rows) - leave_self_out, "the rows that can be neighbours")
     if method == "auto":
-        method = _choose(len(rows), len(looking), rows.shape[1], k, device)
+        method, how = _choose(len(rows), len(looking), rows.shape[1], k, device)
     count = checks.thread_count(threads)
     if method == "exact":
-        return exact.nearest(rows, looking, k, leave_self_out=leave_self_out, device=device, threads=count)
+        nearest = exact.nearest(rows, looking, k, leave_self_out=leave_self_out, device=device, threads=count)
+        return nearest._replace(how=how)
     found = _completed(rows, looking, _faiss_search(rows, looking, k + leave_self_out, method, count), count)
     if leave_self_out:
         found = _without_self(found, np.arange(len(found)))
-    return exact.rank(rows, looking, found, count)
+    return exact.rank(rows, looking, found, count)._replace(how=how)
 
 
 def consistency(
@@ -77,8 +79,9 @@ def consistency(
 
     The other arguments are those of `neighbors`.
     """
-    labels = checks.indices("cluster", cluster, length=len(np.asanyarray(features)))
-    found = neighbors(features, k, method, include_self=include_self, device=device, threads=threads).indices
+    rows = checks.array("features", features, 2, finite=False)
+    labels = checks.indices("cluster", cluster, length=len(rows))
+    found = neighbors(rows, k, method, include_self=include_self, device=device, threads=threads).indices
     return _core.consistency(found, labels, checks.MOST_CLUSTERS, checks.thread_count(threads))
 
 
@@ -114,7 +117,8 @@ def _count(name: str, value: int, most: int, of_what: str) -> int:
     return number
 
 
-def _choose(n: int, n_queries: int, width: int, k: int, device: str) -> str:
+def _choose(n: int, n_queries: int, width: int, k: int, device: str) -> tuple[str, str]:
+    """The method, and the words that say so and why."""
     operations = 2.0 * n * n_queries * width
     size = f"{n_queries} x {n} products of width {width}"
     if device != "cpu" or operations <= EXACT_OPERATIONS:
@@ -123,8 +127,9 @@ def _choose(n: int, n_queries: int, width: int, k: int, device: str) -> str:
         method, reason = "faiss-gpu", f"{size} are too slow on the CPU, and FAISS sees a GPU"
     else:
         method, reason = "faiss-ivf", f"{size} are too slow for an exact answer"
-    log.info("neighbors: method %s, because %s", method, reason)
-    return method
+    how = f"{method}, because {reason}"
+    log.info("neighbors: method %s", how)
+    return method, how
 
 
 def _gpus() -> int:

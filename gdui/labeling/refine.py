@@ -59,7 +59,7 @@ class Rule(IntEnum):
     UNNAMED = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Refinement:
     """The refined labels, and the reason for each.
 
@@ -77,7 +77,7 @@ class Refinement:
     r_btm: Vector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sweep:
     """What `refine` would give for each of S values of sigma.
 
@@ -186,7 +186,7 @@ def _policy(
     lambda_btm: float,
     on_mismatch: str,
 ) -> _core.Policy:
-    if np.shape(weights) != (2,):
+    if checks.on_cpu("weights", weights, 1).shape != (2,):
         raise ValueError(f"weights must be two numbers, not {weights!r}")
     top, btm = (checks.in_range("weights", weight, 0, 1e6) for weight in weights)
     if top + btm == 0:
@@ -215,6 +215,8 @@ def _arrays(
     scores = checks.array("confidence", confidence, 1, finite=False, read=read)
     voted = checks.indices("opinion", opinion, ranged=False, read=read)
     names = checks.indices("class_of_cluster", class_of_cluster, MOST_CLASSES, lowest=-1, read=read).astype(np.int32)
+    if len(names) > checks.MOST_CLUSTERS:
+        raise ValueError(f"class_of_cluster must be of at most {checks.MOST_CLUSTERS} clusters, not {len(names)}")
     key = scores if rank_by is None else checks.array("rank_by", rank_by, 1, finite=False, read=read)
     checks.same_length(cluster=labels, confidence=scores, opinion=voted, rank_by=key)
     return labels, scores, key, voted, names
@@ -226,7 +228,7 @@ def _classes(arrays: Arrays, n_classes: int | None, threads: int) -> int:
     if n_classes is None:
         high = max(_core.range_of(voted, threads)[1], int(names.max(initial=-1)))
         if high >= MOST_CLASSES:
-            raise ValueError(f"opinion must be below {MOST_CLASSES}, but holds {high}")
+            checks.ranged_numbers("opinion", voted, 0, MOST_CLASSES)
         n_classes = high + 1
     classes = checks.whole("n_classes", n_classes, 0, MOST_CLASSES)
     checks.indices("class_of_cluster", names, classes, lowest=-1)

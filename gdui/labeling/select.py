@@ -23,7 +23,7 @@ __all__ = [
 MOST_CELLS = 1 << 28
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
     """The chosen samples of every cluster, one cluster after the other.
 
@@ -35,7 +35,10 @@ class Selection:
     offset: npt.NDArray[np.int64]
 
     def __getitem__(self, cluster: int) -> npt.NDArray[np.int64]:
-        """The chosen samples of one cluster."""
+        """The chosen samples of one cluster; -1 is the last."""
+        if not -len(self) <= cluster < len(self):
+            raise IndexError(f"there are {len(self)} clusters, and none is number {cluster}")
+        cluster %= len(self)
         return self.index[self.offset[cluster] : self.offset[cluster + 1]]
 
     def __len__(self) -> int:
@@ -57,8 +60,8 @@ def quota(cluster_size: npt.ArrayLike, n: int = 100) -> npt.NDArray[np.int64]:
 
     At least one of every cluster that has a sample; never over half of it, but for the lone sample of a cluster of one.
     """
-    size = checks.indices("cluster_size", cluster_size).astype(np.int64)
-    return np.minimum(checks.whole("n", n, 1), (size + 9) // 10)
+    size = checks.indices("cluster_size", cluster_size, checks.BEYOND_INT64).astype(np.int64)
+    return np.minimum(min(checks.whole("n", n, 1), checks.BEYOND_INT64 - 1), size // 10 + (size % 10 > 0))
 
 
 def most_confident(
@@ -103,11 +106,15 @@ def _select(
     labels = checks.indices("cluster", cluster, ranged=False)
     scores = checks.array("confidence", confidence, 1, finite=False)
     checks.same_length(cluster=labels, confidence=scores)
-    if n_clusters is None and np.ndim(n) == 1:
-        n_clusters = len(np.asarray(n))
+    several = checks.on_cpu("n", n, 1).ndim > 0
+    if n_clusters is None and several:
+        n_clusters = len(checks.indices("n", n))
     k = _count("cluster", labels, n_clusters, "n_clusters", workers)
-    limit = np.full(k, checks.whole("n", n, 0)) if np.ndim(n) == 0 else checks.indices("n", n, length=k)  # type: ignore[arg-type]
-    return Selection(*_core.select(labels, scores, np.minimum(limit, len(labels)), most, workers))
+    if several:
+        limit = np.minimum(checks.indices("n", n, length=k), len(labels))
+    else:
+        limit = np.full(k, min(checks.whole("n", n, 0), len(labels)))  # type: ignore[arg-type]
+    return Selection(*_core.select(labels, scores, limit, most, workers))
 
 
 def _count(name: str, labels: npt.NDArray[np.integer], given: int | None, source: str, threads: int) -> int:
@@ -115,10 +122,8 @@ def _count(name: str, labels: npt.NDArray[np.integer], given: int | None, source
     if given is not None:
         return checks.whole(source, given, 0, checks.MOST_CLUSTERS)
     low, high = _core.range_of(labels, threads)
-    if low < 0:
-        raise ValueError(f"{name} must be at least 0, but holds {low}")
-    if high >= checks.MOST_CLUSTERS:
-        raise ValueError(f"{name} must be below {checks.MOST_CLUSTERS}, but holds {high}")
+    if low < 0 or high >= checks.MOST_CLUSTERS:
+        checks.ranged_numbers(name, labels, 0, checks.MOST_CLUSTERS)
     return int(high) + 1
 
 
@@ -156,6 +161,8 @@ def _weighted(
     weights = checks.array("weight", weight, 1, length=len(votes)).astype(np.float64, copy=False)
     cell = cluster.astype(np.int64) * shape[1] + votes.astype(np.int64)
     total = np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape)
+    if not np.isfinite(total).all():
+        raise ValueError("weight holds numbers too large to be summed: scale them down")
     size = np.bincount(cluster, minlength=shape[0])
     return np.asarray(total / np.maximum(size, 1)[:, None], dtype=np.float64)
 

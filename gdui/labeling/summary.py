@@ -53,6 +53,7 @@ class Outcome:
             "estimated_accuracy": facts.accuracy,
             "clusters": len(facts.clusters),
             "criterion": dict(facts.criterion),
+            "neighbors": facts.neighbors,
             "changed": dict(facts.changed),
             "relabelled": None if self.diff is None else self.diff.changed.num_rows,
             "ledger": {stage: {"seconds": took, "images": n} for stage, (took, n) in self.ledger.items()},

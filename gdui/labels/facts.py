@@ -46,6 +46,7 @@ class Facts:
     learned_from: how many images the labels were learned from, 0 where nobody knows.
     accuracy, accuracy_how: the share of right labels as estimated without any label, and by what means.
     criterion: number of clusters -> how far they stand out, for the numbers that were tried.
+    neighbors: how each image's neighbours were found, and where that was left to us, why so.
     changed: stage -> the share of labels it changed. Neither is known of images that were not learned from.
     ledger: stage -> (seconds, images). It is the one thing that differs from run to run, so no file keeps it.
     """
@@ -60,6 +61,7 @@ class Facts:
     accuracy: float | None = None
     accuracy_how: str = ""
     criterion: Mapping[int, float] = field(default_factory=dict)
+    neighbors: str = ""
     changed: Mapping[str, float] = field(default_factory=dict)
     ledger: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
