@@ -120,10 +120,12 @@ GDUI_INLINE std::uint64_t checksum_of(const char *x, std::int64_t bytes) {
     sum += word;
     placed += sum;
   }
-  word = Words{};
-  std::memcpy(&word, x + at, static_cast<std::size_t>(bytes - at));
-  sum += word;
-  placed += sum;
+  if (at < bytes) {
+    word = Words{};
+    std::memcpy(&word, x + at, static_cast<std::size_t>(bytes - at));
+    sum += word;
+    placed += sum;
+  }
   std::uint64_t all = 0;
   for (int l = 0; l < 16; ++l)
     all = mixed(all + (std::uint64_t{sum[l]} << 32 | placed[l]));

@@ -43,6 +43,7 @@ def test_labels_are_better_than_the_opinion(flipped: float) -> None:
     assert 0 < labels.facts.accuracy <= 1
     assert labels.numbers("confidence").mean() == pytest.approx(labels.facts.accuracy, abs=0.01)
     assert set(labels.facts.changed) == {"match", "refine", "graph"}
+    assert labels.facts.neighbors.startswith("exact, because")
 
 
 @pytest.mark.parametrize("clusterer", ["heads", "kmeans", "modes"])

@@ -358,6 +358,15 @@ def test_an_array_on_a_gpu_without_cupy_says_what_to_install() -> None:
         pytest.skip("CuPy is installed")
 
 
+def test_what_cannot_be_read_on_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Any) -> None:
+        raise BufferError("Can't export tensors that require gradient")
+
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(asarray=np.asarray, from_dlpack=refuse))
+    with pytest.raises(TypeError, match="confidence can't be read as an array: Can't export tensors that require grad"):
+        refine([0], OnGpu([0.5]), [0], [0])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("at", range(4))
 @pytest.mark.parametrize("memory", [2, 13], ids=["of the device", "managed"])
 def test_a_sweep_of_an_array_on_a_gpu_is_refused(at: int, memory: int) -> None:

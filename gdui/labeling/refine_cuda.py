@@ -19,7 +19,12 @@ def reader() -> Callable[[str, Any, int], Any]:
     cp = _cupy()
 
     def read(name: str, value: Any, ndim: int) -> Any:
-        return cp.from_dlpack(value) if checks.on_gpu(value) else cp.asarray(checks.on_cpu(name, value, ndim))
+        if not checks.on_gpu(value):
+            return cp.asarray(checks.on_cpu(name, value, ndim))
+        try:
+            return cp.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise TypeError(f"{name} can't be read as an array: {error}") from None
 
     return read
 
