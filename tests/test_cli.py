@@ -599,3 +599,14 @@ def test_progress_elsewhere_is_a_line_every_few_seconds(monkeypatch: pytest.Monk
         stream.getvalue()
         == "encode: 2,000 of 3,600,000, 500/s, 1:59:56 left\nencode: 4,500 of 3,600,000, 500/s, 1:59:51 left\n"
     )
+
+
+def test_reproduce_explains_itself_and_passes_on_how_it_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as explained:
+        cli.main(["reproduce", "--help"])
+    assert explained.value.code == 0
+    assert "stl10" in capfd.readouterr().out
+    with pytest.raises(SystemExit) as misused:
+        cli.main(["reproduce", "stl10", "--steps", "5"])
+    assert misused.value.code == 2
+    assert "--data" in capfd.readouterr().err

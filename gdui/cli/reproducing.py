@@ -15,10 +15,9 @@ Commands = Any  # argparse keeps the type of its sub-commands to itself
 
 def add_commands(commands: Commands, _common: argparse.ArgumentParser) -> None:
     """Adds the command of reproduction."""
-    parser = commands.add_parser(
-        "reproduce", add_help=False, help="make the paper's tables again (digits, or stl10 --data FILE_OR_FOLDER)"
-    )
-    parser.add_argument("options", nargs=argparse.REMAINDER)
+    parser = commands.add_parser("reproduce", help="make the paper's tables again, in a clone of the repository")
+    parser.add_argument("subject", choices=["digits", "stl10"], help="what on: two cores are enough for the digits")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="see `gdui reproduce digits --help`")
     parser.set_defaults(command=reproduce, debug=False)
 
 
@@ -27,4 +26,4 @@ def reproduce(arguments: argparse.Namespace) -> None:
     script = Path(gdui.__file__).parents[1] / "benchmarks" / "reproduce.py"
     if not script.is_file():
         raise ValueError("gdui reproduce needs a clone of the repository, installed with `pip install -e '.[bench]'`")
-    sys.exit(subprocess.run([sys.executable, script, *arguments.options], check=False).returncode)
+    sys.exit(subprocess.run([sys.executable, script, arguments.subject, *arguments.options], check=False).returncode)
