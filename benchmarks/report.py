@@ -195,9 +195,10 @@ def speed_table() -> str:
 
 
 def quality_table() -> str:
-    """Label accuracy of every data set and method."""
-    rows = [row for row in read_rows("label_quality") if row.metric == "accuracy"]
-    return value_table([row for row in rows if "flipped" not in row.size]) if rows else ""
+    """Label accuracy of every data set by every method."""
+    rows = [row for row in read_rows("label_quality") if row.metric == "accuracy" and "flipped" not in row.size]
+    compared = {size for size, of_size in grouped(rows, lambda row: row.size).items() if len(of_size) > 1}
+    return value_table([row for row in rows if row.size in compared]) if rows else ""
 
 
 def documents() -> dict[Path, str]:
