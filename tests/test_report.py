@@ -206,6 +206,15 @@ def test_a_report_shows_some_thousand_images_however_many_there_are(rng: np.rand
     assert sum(one["images"] for one in told["classes"]) + told["head"]["abstained"] == 200_000
 
 
+def test_other_names_or_labels_are_another_review(tmp_path: Path) -> None:
+    def key(seed: int, names: list[str]) -> str:
+        labels = make_labels(np.random.default_rng(seed), 30, names)
+        return str(data_of(labels.report(tmp_path / "report.html"))["head"]["key"])
+
+    assert key(0, ["a", "b"]) == key(0, ["a", "b"])
+    assert len({key(0, ["a", "b"]), key(0, ["a", "c"]), key(1, ["a", "b"])}) == 3
+
+
 def test_what_could_not_be_read_is_said_with_its_reason(rng: np.random.Generator, tmp_path: Path) -> None:
     unread = pa.table({"id": ["x", "y", "z"], "reason": ["empty", "a bomb", "empty"]})
     labels = replace(make_labels(rng, 5, ["a", "b"]), quarantine=unread)

@@ -127,7 +127,7 @@ def test_a_review_by_keyboard_is_kept_undone_and_exported(browser: Any, run: Pat
     page.locator(".desk").focus()
     page.keyboard.press("Enter")
     page.keyboard.press("8")
-    assert page.locator("#said").text_content().startswith("3 of")
+    assert " now seven. 3 of" in page.locator("#said").text_content()
     page.keyboard.press("x")
     page.keyboard.press("Enter")
     page.keyboard.press("u")
@@ -149,6 +149,59 @@ def test_a_review_by_keyboard_is_kept_undone_and_exported(browser: Any, run: Pat
     told = json.loads(opened(browser, heard / "report.html", **DESKTOP).locator("#data").text_content())
     assert {told["images"]["id"][at] for at in told["review"]}.isdisjoint({second, third})
     assert told["head"]["pinned"] == 3
+
+
+def test_looking_through_the_classes_labels_nothing(browser: Any, run: Path) -> None:
+    page = opened(browser, run / "report.html", **DESKTOP)
+    page.locator("article.class .tile").first.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.textContent") == "Close"
+    page.locator("dialog select").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("t")
+    assert page.locator("dialog[open]").count() == 1
+    assert page.locator(".tile.corrected").count() == 0
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.locator("dialog[open]").count() == 0
+    assert page.locator("article.class .tile").first.get_attribute("class") == "tile corrected"
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Withdraw the correction").click()
+    assert page.locator(".tile.corrected").count() == 0
+
+
+def test_the_desk_keeps_the_focus_and_says_when_it_is_done(browser: Any, run: Path) -> None:
+    page = opened(browser, run / "report.html", **DESKTOP)
+    said, focused = page.locator("#said"), "document.activeElement.dataset.control ?? document.activeElement.className"
+    last = len(json.loads(page.locator("#data").text_content())["review"])
+    page.get_by_role("button", name="Next image").click()
+    assert page.evaluate(focused) == "desk panel"
+    page.keyboard.press("x")
+    assert " rejected. 3 of" in said.text_content()
+    page.get_by_role("button", name="Next image").focus()
+    for _ in range(last):
+        page.keyboard.press("Enter")
+    assert page.evaluate(focused) == "→"
+    assert said.text_content().startswith(f"{last} of {last}.")
+    page.keyboard.press("x")
+    assert f"That was the last image. 2 of {last} images reviewed" in said.text_content()
+
+
+def test_decisions_in_two_tabs_join_and_can_be_withdrawn_later(browser: Any, run: Path) -> None:
+    first = opened(browser, run / "report.html", **DESKTOP)
+    second = first.context.new_page()
+    second.goto(first.url)
+    for page, keys in ((first, ["x"]), (second, ["ArrowRight", "Enter"])):
+        page.locator(".desk").focus()
+        for key in keys:
+            page.keyboard.press(key)
+    tally = first.locator("#review > small")
+    tally.filter(has_text="2 of").wait_for()
+    first.reload()
+    tally.filter(has_text="2 of").wait_for()
+    first.locator(".next .tile").first.click()
+    first.keyboard.press("w")
+    second.locator("#review > small").filter(has_text="1 of").wait_for()
 
 
 def test_the_sweep_answers_to_its_slider_and_a_cell_shows_its_images(browser: Any, run: Path) -> None:

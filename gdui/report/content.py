@@ -90,7 +90,8 @@ def _head(labels: Labels, beside: Beside) -> dict[str, Any]:
 def _key(labels: Labels, chosen: Choice) -> str:
     """Tells this labelling from others, so that a browser keeps the progress of each apart."""
     shown = "\0".join(labels.ids.take(pa.array(chosen.rows)).to_pylist())
-    return hashlib.blake2b(labels.label_index.tobytes() + shown.encode(), digest_size=8).hexdigest()
+    names = "\0".join(labels.classes)
+    return hashlib.blake2b(f"{names}\n{shown}".encode() + labels.label_index.tobytes(), digest_size=8).hexdigest()
 
 
 def _classes(labels: Labels, chosen: Choice, place: Mapping[int, int]) -> list[dict[str, Any]]:

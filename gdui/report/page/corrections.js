@@ -8,42 +8,60 @@ const corrections = (() => {
   const before = [];
   const listeners = [];
 
-  function load() {
+  function stored() {
     try {
-      for (const [id, name] of Object.entries(JSON.parse(localStorage.getItem(place) ?? "{}"))) {
-        if (known.has(id) && (name === "" || classOf.has(name)))
-          said.set(known.get(id), name === "" ? NOBODY : classOf.get(name));
-      }
+      return new Map(Object.entries(Object(JSON.parse(localStorage.getItem(place)))));
     } catch {
       // A browser may refuse to keep anything, or hold what another page wrote: the review then begins afresh.
+      return new Map();
     }
   }
 
-  function changed(at) {
+  function load() {
+    said.clear();
+    for (const [id, name] of stored()) {
+      if (known.has(id) && (name === "" || classOf.has(name)))
+        said.set(known.get(id), name === "" ? NOBODY : classOf.get(name));
+    }
+  }
+
+  // Another tab may have kept decisions on other images since.
+  function keep(at) {
+    const all = stored();
+    if (said.has(at)) all.set(...row(at));
+    else all.delete(images.id[at]);
     try {
-      localStorage.setItem(place, JSON.stringify(Object.fromEntries(rows())));
+      localStorage.setItem(place, JSON.stringify(Object.fromEntries(all)));
     } catch {
       // See above: the export still has everything.
     }
-    for (const node of document.querySelectorAll(`[data-image="${at}"]`))
-      node.classList.toggle("corrected", said.has(at));
-    for (const tell of listeners) tell(at);
   }
 
-  const rows = () => [...said].map(([at, label]) => [images.id[at], label === NOBODY ? "" : classes[label].name]);
+  function mark() {
+    for (const node of document.querySelectorAll("[data-image]"))
+      node.classList.toggle("corrected", said.has(Number(node.dataset.image)));
+    for (const tell of listeners) tell();
+  }
+
+  const row = (at) => [images.id[at], said.get(at) === NOBODY ? "" : classes[said.get(at)].name];
+  const rows = () => [...said.keys()].map(row);
+
+  function put(at, label) {
+    if (label === undefined) said.delete(at);
+    else said.set(at, label);
+    keep(at);
+    mark();
+  }
 
   function set(at, label) {
     before.push([at, said.get(at)]);
-    said.set(at, label);
-    changed(at);
+    put(at, label);
   }
 
   function undo() {
     if (!before.length) return undefined;
     const [at, label] = before.pop();
-    if (label === undefined) said.delete(at);
-    else said.set(at, label);
-    changed(at);
+    put(at, label);
     return at;
   }
 
@@ -60,6 +78,11 @@ const corrections = (() => {
     say(`${counted(said.size, "correction", "corrections")} exported`);
   }
 
+  addEventListener("storage", (event) => {
+    if (event.key !== place) return;
+    load();
+    mark();
+  });
   load();
   return {
     of: (at) => said.get(at),

@@ -15,7 +15,7 @@ function reviewSection() {
     tabindex: 0,
     role: "group",
     "aria-label": "Review desk",
-    "aria-keyshortcuts": "Enter X U E ArrowLeft ArrowRight",
+    "aria-keyshortcuts": "Enter X W U E ArrowLeft ArrowRight",
   });
   const bar = el("i");
   const tally = el("small");
@@ -27,19 +27,28 @@ function reviewSection() {
 
   const done = () => queue.filter((at) => corrections.of(at) !== undefined).length;
 
+  const verdict = (at, label) =>
+    label === images.label[at] ? "accepted" : label === NOBODY ? "rejected" : `now ${nameOf(label)}`;
+
   function decide(label) {
     const at = queue[now];
     corrections.set(at, label);
-    say(
-      label === images.label[at] ? `${nameOf(label)} accepted` : label === NOBODY ? "rejected" : `now ${nameOf(label)}`,
-    );
-    go(now + 1);
+    const heard = `${nameOf(images.label[at])} ${verdict(at, label)}.`;
+    if (now < queue.length - 1) go(now + 1, heard);
+    else say(`${heard} That was the last image. ${tally.textContent}.`);
   }
 
-  function go(place) {
+  function withdraw() {
+    if (corrections.of(queue[now]) === undefined) return;
+    corrections.set(queue[now], undefined);
+    say("withdrawn");
+  }
+
+  function go(place, heard = "") {
     now = Math.min(Math.max(place, 0), queue.length - 1);
     show();
-    say(`${now + 1} of ${queue.length}. ${spoken(queue[now])}. The opinion says ${nameOf(images.first[queue[now]])}.`);
+    const at = queue[now];
+    say(`${heard} ${now + 1} of ${queue.length}. ${spoken(at)}. The opinion says ${nameOf(images.first[at])}.`.trim());
   }
 
   function undo() {
@@ -52,6 +61,9 @@ function reviewSection() {
 
   function show() {
     const at = queue[now];
+    const focused = document.activeElement;
+    const control = desk.contains(focused) ? focused.dataset.control : undefined;
+    const refocus = desk.contains(focused) || next.contains(focused);
     desk.replaceChildren(
       el("div", { class: "sight" }, picture(at)),
       el("div", null, question(at), answers(at), steps()),
@@ -66,7 +78,10 @@ function reviewSection() {
         queue.slice(from, from + AHEAD).map((image, offset) => el("li", null, waiting(image, from + offset))),
       ),
     );
+    if (refocus) held(control).focus({ preventScroll: true });
   }
+
+  const held = (control) => (control && desk.querySelector(`[data-control="${control}"]`)) || desk;
 
   function waiting(at, place) {
     const kind = `tile${place === now ? " now" : ""}${corrections.of(at) === undefined ? "" : " corrected"}`;
@@ -87,13 +102,7 @@ function reviewSection() {
         { class: "verdict" },
         swatch(images.label[at]),
         nameOf(images.label[at]),
-        said === undefined
-          ? null
-          : el(
-              "span",
-              { class: "tag" },
-              said === images.label[at] ? "accepted" : said === NOBODY ? "rejected" : `now ${nameOf(said)}`,
-            ),
+        said === undefined ? null : el("span", { class: "tag" }, verdict(at, said)),
       ),
       el("p", { class: "faint" }, images.why[at]),
     );
@@ -109,7 +118,7 @@ function reviewSection() {
       const pressed = String(corrections.of(at) === label);
       return el(
         "button",
-        { type: "button", "aria-pressed": pressed, onclick: () => decide(label) },
+        { type: "button", "data-control": label, "aria-pressed": pressed, onclick: () => decide(label) },
         swatch(label),
         nameOf(label),
         notes.length ? el("small", null, notes.join(", ")) : null,
@@ -126,35 +135,31 @@ function reviewSection() {
 
   function steps() {
     const at = queue[now];
+    const step = (text, key, act, more) =>
+      el(
+        "button",
+        { type: "button", "data-control": text, onclick: act, ...more },
+        text,
+        key && el("kbd", { "aria-hidden": "true" }, key),
+      );
+    // What can't act is not `disabled`, for it would lose the focus.
+    const idle = (is) => (is ? { "aria-disabled": "true" } : null);
     return el(
       "div",
       { class: "controls" },
-      images.label[at] === NOBODY
-        ? null
-        : el(
-            "button",
-            { type: "button", class: "main", onclick: () => decide(images.label[at]) },
-            "Accept",
-            el("kbd", null, "Enter"),
-          ),
-      el("button", { type: "button", onclick: () => decide(NOBODY) }, "Reject", el("kbd", null, "X")),
-      el("button", { type: "button", disabled: !corrections.undoable(), onclick: undo }, "Undo", el("kbd", null, "U")),
-      el(
-        "button",
-        { type: "button", disabled: now === 0, "aria-label": "Previous image", onclick: () => go(now - 1) },
-        "←",
-      ),
-      el(
-        "button",
-        { type: "button", disabled: now === queue.length - 1, "aria-label": "Next image", onclick: () => go(now + 1) },
-        "→",
-      ),
+      images.label[at] === NOBODY ? null : step("Accept", "Enter", () => decide(images.label[at]), { class: "main" }),
+      step("Reject", "X", () => decide(NOBODY)),
+      step("Withdraw", "W", withdraw, idle(corrections.of(at) === undefined)),
+      step("Undo", "U", undo, idle(!corrections.undoable())),
+      step("←", null, () => go(now - 1), { "aria-label": "Previous image", ...idle(now === 0) }),
+      step("→", null, () => go(now + 1), { "aria-label": "Next image", ...idle(now === queue.length - 1) }),
     );
   }
 
   const shortcuts = {
     Enter: () => images.label[queue[now]] !== NOBODY && decide(images.label[queue[now]]),
     x: () => decide(NOBODY),
+    w: withdraw,
     u: undo,
     e: corrections.save,
     ArrowLeft: () => go(now - 1),
@@ -173,6 +178,10 @@ function reviewSection() {
     event.preventDefault();
     act();
     desk.focus({ preventScroll: true });
+  });
+  // After a mouse the keys belong to the desk; from the keyboard the focus stays where it was.
+  desk.addEventListener("click", (event) => {
+    if (event.detail && event.target.closest("button")) desk.focus({ preventScroll: true });
   });
   corrections.listen(show);
 
