@@ -165,7 +165,15 @@ def test_a_run_keeps_what_a_person_said(
     assert Path("run/labels.parquet").read_bytes() == kept
     Path("others.txt").write_text("ant\ncow\nfox\nelk")
     assert main(["relabel", "run", "--classes", "others.txt", "--opinions", "scores.npy"]) == 0
-    assert read_pins("run/corrections.csv") == {"0": "cow", "1": ""}
+    assert "1 correction in run/corrections.csv stay idle" in capsys.readouterr().out
+    assert read_pins("run/corrections.csv") == {"0": "cow", "1": "", "2": "bee"}
+    assert Labels.from_run("run").row("2")["rule"] != "pinned"
+    assert main([*label[:6], "others.txt", *label[7:]]) == 0
+    assert json.loads(capsys.readouterr().out)["ledger"] == {}, "idle corrections change nothing"
+    back = ["relabel", "run", "--classes", "names.txt", "--opinions", "scores.npy", "--json"]
+    assert main(back) == 0
+    assert json.loads(capsys.readouterr().out)["idle_corrections"] == 0
+    assert Labels.from_run("run").row("2")["label"] == "bee"
     assert main([*label, "--mode", "overwrite"]) == 0
     assert not Path("run/corrections.csv").exists()
 

@@ -5,6 +5,7 @@ import hashlib
 import html
 import io
 import json
+import os
 import re
 import sys
 import tarfile
@@ -254,6 +255,34 @@ def test_pictures_come_from_folders_and_arrays_small_and_square(rng: np.random.G
     tiny = thumbnails(np.full((1, 8, 8), 77, np.uint8), {"0": 96})["0"]
     assert opened(tiny).size == (8, 8)
     assert np.asarray(opened(tiny)).tolist() == np.full((8, 8, 3), 77).tolist()
+
+
+def test_names_that_are_no_utf8_are_found(rng: np.random.Generator, tmp_path: Path) -> None:
+    picture = encoded(rng.integers(0, 256, (9, 9, 3), np.uint8))
+    for name in (b"\xff.png", b"\\xfe.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_bytes(picture)
+    assert list(thumbnails(tmp_path, {"\\xff.png": 96, "\\xfe.png": 96, "\\xfd.png": 96})) == [
+        "\\xfe.png",
+        "\\xff.png",
+    ]
+
+
+def test_missing_pictures_are_counted_with_the_place(
+    rng: np.random.Generator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "00001.png").write_bytes(encoded(rng.integers(0, 256, (9, 9, 3), np.uint8)))
+    labels = make_labels(rng, 5, ["a", "b"])
+    head = data_of(labels.report(tmp_path / "report.html", images=tmp_path))["head"]
+    assert (head["missing"], head["sought"]) == (4, str(tmp_path))
+    assert caplog.messages == [f"4 of 5 pictures were not found in {tmp_path}"]
+    assert data_of(labels.report(tmp_path / "report.html"))["head"]["missing"] == 0
+    assert len(caplog.messages) == 1
+
+
+def test_where_nothing_has_a_label_no_accuracy_is_told(rng: np.random.Generator, tmp_path: Path) -> None:
+    labels = make_labels(rng, 5, ["a", "b"], label_index=[-1] * 5)
+    assert data_of(labels.report(tmp_path / "report.html"))["head"]["accuracy"] is None
+    assert "accuracy" not in labels.summary()
 
 
 def encoded(pixels: np.ndarray[Any, Any]) -> bytes:

@@ -146,9 +146,25 @@ def test_a_review_by_keyboard_is_kept_undone_and_exported(browser: Any, run: Pat
     assert main(["report", str(heard)]) == 0
     after = Labels.from_run(heard)
     assert {id_: after.row(id_)["label"] or "" for id_ in said} == said
-    told = json.loads(opened(browser, heard / "report.html", **DESKTOP).locator("#data").text_content())
+    page = opened(browser, heard / "report.html", **DESKTOP)
+    told = json.loads(page.locator("#data").text_content())
     assert {told["images"]["id"][at] for at in told["review"]}.isdisjoint({second, third})
     assert told["head"]["pinned"] == 3
+    overview = page.locator("#overview").inner_text()
+    assert "what a person said of 3 images counts as right" in overview
+    assert "none was seen" not in overview
+
+
+def test_a_source_that_has_moved_is_named(
+    browser: Any, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    moved = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns(".lock"))
+    manifest, gone = moved / "manifest.json", str(tmp_path / "gone")
+    manifest.write_text(manifest.read_text().replace(str(run.parent / "images"), gone))
+    assert main(["report", str(moved)]) == 0
+    assert f"{IMAGES} of {IMAGES} pictures were not found in {gone}" in caplog.messages
+    page = opened(browser, moved / "report.html", **DESKTOP)
+    assert f"were not found in {gone}" in page.locator(".findings").first.inner_text()
 
 
 def test_looking_through_the_classes_labels_nothing(browser: Any, run: Path) -> None:

@@ -236,6 +236,9 @@ def _report(outcome: "Outcome", *, as_json: bool) -> None:
     if outcome.left_out:
         rest = ", ..." if outcome.left_out > len(outcome.examples) else ""
         print(f"left out {outcome.left_out:,} files that are no images: {', '.join(outcome.examples)}{rest}")
+    if outcome.idle:
+        said = f"{outcome.idle:,} correction{'s' * (outcome.idle != 1)}"
+        print(f"{said} in {outcome.folder / 'corrections.csv'} stay idle: their names are no classes now")
     if outcome.diff is not None:
         print(outcome.diff)
     print(_ledger(outcome))

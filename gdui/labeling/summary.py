@@ -16,6 +16,7 @@ class Outcome:
     """What a command left in `folder`; `diff` says how the labels differ from those that were there before.
 
     left_out, examples: how many files of the source are no images by their suffix, and the first of them.
+    idle: how many of the run's corrections name no class that there is now; they are kept for when there is.
 
     ledger: stage -> (seconds, images): what this call did, and nothing of what an earlier one had done. Reading and
         decoding go on in several threads at once: their seconds are the threads' mean.
@@ -27,6 +28,7 @@ class Outcome:
     left_out: int = 0
     examples: Sequence[str] = ()
     diff: Diff | None = None
+    idle: int = 0
 
     @property
     def labels(self) -> Labels:
@@ -48,6 +50,7 @@ class Outcome:
             "left_out": self.left_out,
             "left_out_examples": list(self.examples),
             "abstained": counts[0],
+            "idle_corrections": self.idle,
             "classes_without_cluster": self.totals.nameless,
             "classes": dict(zip(self.totals.classes, counts[1:], strict=True)),
             "estimated_accuracy": facts.accuracy,

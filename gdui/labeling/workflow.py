@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def label_run(
         job = Job(run, inputs, config, progress, loaded)
         if mode == "extend":
             return _extend(job, images, stamp)
-        pins = _kept_pins(run.corrections)
+        pins = _active(_kept_pins(run.corrections), names)
         stamp |= _pin_stamp(pins)
         if _is_done(run, stamp):
             return outcome(run)
@@ -107,7 +107,7 @@ def relabel_run(
     Args:
         classes: other names; without them the run's own stay, and so do its opinions.
         corrections: a CSV of id and label, as the report exports it. The run keeps them, beside earlier ones, and what
-            they say of an image stands; those whose name is no class any more are dropped.
+            they say of an image stands; those whose name is no class any more stay idle in its file.
     """
     settings = read_manifest(folder)["settings"]
     _refuse_others(folder, settings)
@@ -131,15 +131,16 @@ def relabel_run(
             raise ValueError(
                 f"{folder} has clustered features only: give --opinions for the new classes, or label again"
             )
-        kept = {id_: name for id_, name in _kept_pins(run.corrections).items() if name in ("", *names)}
-        pins = kept | ({} if corrections is None else read_pins(corrections))
+        kept, given = _kept_pins(run.corrections), {} if corrections is None else read_pins(corrections)
+        known, pins = kept | given, _active(kept, names) | given
         work = job.fit(classes, pins)
         run.reopen(_settings(config, classes, inputs), "label")
-        if pins:
-            write_pins(run.corrections, pins)
+        if known:
+            write_pins(run.corrections, known)
         stamp = inputs.stamp(None) | {"source": run.stages["encode"]["source"]} | _pin_stamp(pins)
         done = job.finish(work, stamp)
-    return dataclasses.replace(done, diff=None if before is None else before.diff(done.labels))
+    diff = None if before is None else before.diff(done.labels)
+    return dataclasses.replace(done, diff=diff, idle=len(known) - len(pins))
 
 
 def predict_run(
@@ -202,6 +203,12 @@ def _config_of(settings: dict[str, Any]) -> Config:
 def _kept_pins(path: Path) -> dict[str, str]:
     """What a person has said of the run's images so far."""
     return read_pins(path) if path.exists() else {}
+
+
+def _active(pins: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
+    """Those that say that no class fits, or name one that there is."""
+    meant = {"", *names}
+    return {id_: name for id_, name in pins.items() if name in meant}
 
 
 def _pin_stamp(pins: Mapping[str, str]) -> dict[str, str]:

@@ -87,7 +87,7 @@ def summary(labels: "Totals") -> str:
     if unread := labels.quarantine.num_rows:
         first = listed(labels.quarantine["id"].slice(0, EXAMPLES).to_pylist()) + ", ..." * (unread > EXAMPLES)
         lines.append(f"{unread:,} images could not be read: {first}")
-    if facts.accuracy is not None:
+    if facts.accuracy is not None and none < total:
         lines.append(
             f"estimated accuracy {facts.accuracy:.1%}{f' ({facts.accuracy_how})' if facts.accuracy_how else ''}"
         )

@@ -29,6 +29,7 @@ class Beside:
 
     title: what the page is called.
     images: where the pictures are, as `gdui.images.open_source` takes it.
+    sought: where they were looked for, in words, "" where nobody looked.
     features: vectors of the images [N, d], in the order of the labels: they make the map.
     truth: the true class of each image [N], -1 where nobody knows.
     quarantined: reason -> how many images could not be read for it.
@@ -37,6 +38,7 @@ class Beside:
 
     title: str = "labels"
     images: Any = None
+    sought: str = ""
     features: Any = None
     truth: npt.NDArray[np.integer] | None = None
     quarantined: Mapping[str, int] = field(default_factory=dict)
@@ -47,14 +49,16 @@ def content(labels: Labels, beside: Beside) -> dict[str, Any]:
     """The page's data: numbers of all images, pictures of some; those are files that have no address yet."""
     chosen = choose(labels)
     place = {row: at for at, row in enumerate(chosen.rows.tolist())}
+    images = _images(labels, chosen, beside)
+    missing = sum(not file for file in images["picture"]) if beside.sought else 0
     return {
-        "head": _head(labels, beside) | {"key": _key(labels, chosen)},
+        "head": _head(labels, beside) | {"key": _key(labels, chosen), "missing": missing, "sought": beside.sought},
         "classes": _classes(labels, chosen, place),
         "clusters": [
             _cluster(facts, _places(chosen.top[at], place), _places(chosen.bottom[at], place))
             for at, facts in enumerate(labels.facts.clusters)
         ],
-        "images": _images(labels, chosen, beside),
+        "images": images,
         "map": _map(chosen, place, beside),
         "confidence": measures.confidence_histogram(labels),
         "sweep": measures.sigma_sweep(labels, beside.truth),
@@ -79,7 +83,7 @@ def _head(labels: Labels, beside: Beside) -> dict[str, Any]:
         "overruled": int(((label >= 0) & (opinion >= 0) & (label != opinion)).sum()),
         "quarantined": dict(sorted(beside.quarantined.items(), key=lambda one: -one[1])),
         "learned_from": facts.learned_from,
-        "accuracy": facts.accuracy,
+        "accuracy": facts.accuracy if (label >= 0).any() else None,
         "accuracy_how": facts.accuracy_how,
         "truth": None if truth is None else float((label == truth)[truth >= 0].mean()),
         "changed": dict(facts.changed),

@@ -1,6 +1,7 @@
 """Small pictures of chosen images, each as a WebP file."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
@@ -20,6 +21,7 @@ __all__ = ["SMALL", "thumbnails"]
 SMALL = 96
 TINY = 40  # pictures with a side of so few pixels are kept without loss
 QUALITY = 72
+ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 AHEAD = 4  # images that each thread may have waiting: an archive is read faster than it is decoded
 
 
@@ -48,7 +50,7 @@ def thumbnails(source: Any, sizes: Mapping[str, int], ids: list[str] | None = No
 def _found(source: Any, wanted: set[str], ids: list[str] | None) -> Iterator[tuple[str, Any]]:
     """(id, raw) of the wanted images, until none is wanting."""
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        files = ((id_, Path(source) / id_) for id_ in sorted(wanted) if _lies_inside(id_))
+        files = ((id_, _file(Path(source), id_)) for id_ in sorted(wanted) if _lies_inside(id_))
         yield from (one for one in files if one[1].is_file())
         return
     for shard in open_source(source, ids=ids).shards:
@@ -58,6 +60,16 @@ def _found(source: Any, wanted: set[str], ids: list[str] | None) -> Iterator[tup
                 yield id_, raw
             if not wanted:
                 return
+
+
+def _file(folder: Path, id_: str) -> Path:
+    """The file of that name, or else the one whose bytes that are not UTF-8 the id has written out."""
+    path = folder / id_
+    return path if path.is_file() else folder / os.fsdecode(ESCAPED.sub(_byte, os.fsencode(id_)))
+
+
+def _byte(escape: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(escape[1].decode())
 
 
 def _lies_inside(id_: str) -> bool:

@@ -1,5 +1,6 @@
 """The report of labels, or of the run that left them."""
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ __all__ = ["report_labels", "report_run"]
 
 NAME = "report.html"
 
+log = logging.getLogger(__name__)
+
 
 def report_labels(
     labels: Labels,
@@ -37,7 +40,8 @@ def report_labels(
     if vectors is not None and len(vectors) != len(labels):
         raise ValueError(f"features must be as many as the labels, {len(labels)}, not {len(vectors)}")
     true = None if truth is None else class_indices(labels, truth)
-    beside = Beside(title, images, vectors, true, quarantined=_reasons(labels), ledger=labels.facts.ledger)
+    sought = os.fspath(images) if isinstance(images, (str, os.PathLike)) else ""
+    beside = Beside(title, images, sought, vectors, true, quarantined=_reasons(labels), ledger=labels.facts.ledger)
     return _write(labels, Path(path), beside)
 
 
@@ -58,11 +62,13 @@ def report_run(
     labels, manifest = Labels.from_run(folder), read_manifest(folder)
     inputs = manifest["settings"].get("inputs", {})
     source = inputs.get("source")
-    if images is None and source is not None and not inputs.get("ready") and _reachable(source):
+    if images is None and source is not None and not inputs.get("ready"):
         images = source
+    sought = "" if images is None else str(images)
     beside = Beside(
         title=folder.resolve().name,
-        images=images,
+        images=images if sought and _reachable(sought) else None,
+        sought=sought,
         features=_features(folder, labels, source if inputs.get("ready") else None),
         truth=None if truth is None else class_indices(labels, read_pins(truth)),
         quarantined=_reasons(labels),
@@ -90,6 +96,8 @@ def _write(labels: Labels, path: Path, beside: Beside) -> Path:
     with placed(shown["picture"], path) as (addresses, folder), atomic_path(path) as temporary:
         told |= {"images": shown | {"picture": addresses}, "head": told["head"] | {"folder": folder}}
         temporary.write_text(page(told, f"{beside.title}: gdui"), encoding="utf-8")
+    if missing := told["head"]["missing"]:
+        log.warning("%d of %d pictures were not found in %s", missing, len(shown["picture"]), beside.sought)
     return path
 
 

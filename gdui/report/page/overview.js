@@ -55,7 +55,9 @@ function accuracyReason() {
   return el(
     "p",
     { class: "aside" },
-    `The estimate is ${head.accuracy_how}: no label was needed for it, and none was seen.`,
+    head.pinned
+      ? `The estimate is ${head.accuracy_how}; what a person said of ${counted(head.pinned, "image", "images")} counts as right.`
+      : `The estimate is ${head.accuracy_how}: no label was needed for it, and none was seen.`,
   );
 }
 
@@ -90,6 +92,11 @@ function ledger() {
 
 function findings() {
   const found = [
+    ...(head.missing
+      ? [
+          `${count(head.missing)} of ${counted(images.id.length, "picture", "pictures")} of this page were not found in ${head.sought}; gdui report --images names another place`,
+        ]
+      : []),
     ...classes.filter((one) => one.warnings.length).map((one) => `${one.name}: ${one.warnings.join("; ")}`),
     ...clusters.flatMap((one, at) => {
       const severe = one.warnings.filter((text) => !text.startsWith("doubtful") && !text.startsWith("its name won"));
