@@ -68,7 +68,7 @@ def _faiss() -> Finding:
         return Finding("FAISS", False, why, "pip install faiss-cpu")
     if not hasattr(module, "StandardGpuResources"):
         gpu = import_module("torch").cuda.is_available()
-        advice = "for the GPU: pip uninstall faiss-cpu, then pip install 'gdui[cuda12]'" if gpu else ""
+        advice = "for the GPU: pip uninstall faiss-cpu faiss-gpu-cu12, then pip install faiss-gpu-cu12" if gpu else ""
         return Finding("FAISS", True, f"{module.__version__}, for the CPU", advice)
     return Finding("FAISS", True, f"{module.__version__}, {module.get_num_gpus()} GPUs")
 
@@ -95,7 +95,8 @@ def _weights() -> list[Finding]:
     """What has been downloaded already, so that it works without a network."""
     hub = Path(os.environ.get("HF_HUB_CACHE", Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub"))
     torch_hub: Callable[[], str] = import_module("torch.hub").get_dir
-    clip = (hub.expanduser() / CLIP).is_dir()
+    # A file that is still on its way has no name in a snapshot.
+    clip = any(file.is_file() for file in (hub.expanduser() / CLIP / "snapshots").glob("*/open_clip_*model.*"))
     inception = (Path(torch_hub()) / "checkpoints" / INCEPTION).is_file()
     later = "downloaded on first use"
     return [
@@ -109,8 +110,9 @@ def _tried(module: str) -> tuple[Any, str]:
     """The module, or why there is none."""
     try:
         return import_module(module), ""
-    except ImportError as error:
-        return None, "not installed" if getattr(error, "name", None) == module else f"broken: {error}"
+    except Exception as error:  # a broken package fails with anything
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module
+        return None, "not installed" if missing else f"broken: {error or type(error).__name__}"
 
 
 def _version(module: Any) -> str:

@@ -28,6 +28,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 import gdui.report
+from gdui import doctor
 from gdui.cli import main
 from gdui.doctor import examine
 from gdui.images import Source, open_source
@@ -125,11 +126,12 @@ def test_the_sweep_is_what_refine_gives(rng: np.random.Generator, policy: str) -
         cluster=cluster,
         cluster_confidence=sure,
         clip_index=opinion,
-        facts=Facts(clusters=facts, configuration={"refine": {"sigma": 0.5}}),
+        facts=Facts(clusters=facts, configuration={"refine": {"sigma": 0.5}, "graph": {"enabled": True}}),
     )
     found = measures.sigma_sweep(labels, truth)
     assert found
     assert found["now"] == 0.5
+    assert found["graph"]
     for step in range(0, 101, 5):
         refined = at(step / 100)
         assert found["curves"]["relabelled"][step] == pytest.approx((refined.rule != 0).mean(), abs=1e-5)
@@ -159,6 +161,7 @@ def test_warnings_say_what_is_odd(rng: np.random.Generator) -> None:
         "doubtful: the refinement looked at it",
     ]
     assert measures.cluster_warnings(ClusterFacts(size=50, matched=1, votes={1: 9, 0: 1}, n_top=10)) == []
+    assert measures.cluster_warnings(ClusterFacts(size=5, votes={0: 3}, n_top=3)) == ["it is named after no class"]
     facts = Facts(clusters=[ClusterFacts(size=9, matched=0)] * 4)
     labels = make_labels(rng, 4, ["a", "b"], label_index=[0, 0, 0, -1], facts=facts)
     split, empty = measures.class_warnings(labels, np.array([3, 0]))
@@ -482,3 +485,33 @@ def test_doctor_says_what_is_there(capsys: pytest.CaptureFixture[str], monkeypat
     assert not found["FAISS"].usable
     assert found["FAISS"].advice == "pip install faiss-cpu"
     assert found["Ray"].advice == "pip install 'gdui[ray]'"
+
+
+@pytest.mark.parametrize("failure", ["OSError('libgomp')", "RuntimeError()", "ModuleNotFoundError('x', name='numba')"])
+def test_a_broken_package_ends_neither_doctor_nor_report(
+    rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    for name in ("umap", "pandas"):
+        (tmp_path / f"{name}.py").write_text(f"raise {failure}")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {one.name: one for one in examine()}
+    assert not found["UMAP"].usable
+    assert "broken: " in found["UMAP"].what
+    assert not found["pandas"].usable
+    assert "nearest neighbours" in project(rng.standard_normal((600, 5)).astype(np.float32))[1]
+
+
+def test_weights_are_at_hand_once_they_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def usable() -> bool:
+        return next(one.usable for one in examine() if one.name == "encoder ViT-B-32")
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / doctor.CLIP / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / doctor.CLIP / "blobs").mkdir()
+    (tmp_path / doctor.CLIP / "blobs" / "123.incomplete").touch()
+    (snapshot / "open_clip_config.json").touch()
+    assert not usable()
+    (snapshot / "open_clip_model.safetensors").touch()
+    assert usable()

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,7 +231,52 @@ def test_the_sweep_answers_to_its_slider_and_a_cell_shows_its_images(browser: An
     assert page.locator("output").inner_text() != before
     cell = page.locator(".matrix td:not(.same) button").first
     count = int(cell.inner_text())
+    assert re.fullmatch(rf"{count} labelled [a-z]+, opinion [a-z]+", cell.get_attribute("aria-label"))
     cell.click()
     assert 0 < page.locator("#confusion .tile").count() <= count
     page.locator("input[type=search]").fill("seven")
     assert page.locator("article.class").count() == 1
+
+
+CONTRAST = """([front, back]) => {
+    const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const light = (colour) => {
+        pixel.fillStyle = colour;
+        pixel.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...pixel.getImageData(0, 0, 1, 1).data].map((v) => v / 255)
+            .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    const [low, high] = [light(front), light(back)].sort((a, b) => a - b);
+    return high / low;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_and_edges_stand_out(browser: Any, run: Path, theme: str) -> None:
+    page = opened(browser, run / "report.html", **DESKTOP, color_scheme=theme)
+    page.locator(".keys button").first.click()
+    page.locator(".keys button").nth(1).focus()
+
+    def styles(selector: str, name: str) -> list[str]:
+        return list(
+            page.evaluate(
+                "([selector, name]) => [...document.querySelectorAll(selector)].map((e) => getComputedStyle(e)[name])",
+                [selector, name],
+            )
+        )
+
+    def contrast(front: str, back: str) -> float:
+        return float(page.evaluate(CONTRAST, [front, back]))
+
+    cells = ".matrix td button"
+    inks, grounds = styles(cells, "color"), styles(cells, "backgroundColor")
+    assert min(map(contrast, inks, grounds)) >= 4.5
+    assert styles("button.main kbd", "opacity")[0] == "1"
+    assert contrast(styles("button.main kbd", "color")[0], styles("button.main", "backgroundColor")[0]) >= 4.5
+    card = styles(".panel", "backgroundColor")[0]
+    hidden = ".keys button[aria-pressed=false]"
+    assert styles(hidden, "opacity") == ["1"]
+    assert contrast(styles(hidden, "color")[0], card) >= 4.5
+    for control in (".desk button", "select", "input[type=search]"):
+        assert contrast(styles(control, "borderTopColor")[-1], card) >= 3

@@ -80,7 +80,9 @@ def sigma_sweep(labels: Labels, truth: Indices | None) -> dict[str, Any] | None:
     if truth is not None:
         true = truth[here]
         curves["accuracy"] = share(name == true, said == true, true >= 0)
-    return {"now": labels.facts.configuration.get("refine", {}).get("sigma"), "curves": curves}
+    settings = labels.facts.configuration
+    graph = bool(settings.get("graph", {}).get("enabled"))
+    return {"now": settings.get("refine", {}).get("sigma"), "graph": graph, "curves": curves}
 
 
 def _relabelled_from(clusters: Sequence[ClusterFacts]) -> npt.NDArray[np.float64]:
@@ -98,6 +100,8 @@ def cluster_warnings(cluster: ClusterFacts) -> list[str]:
     """What to look at before believing the cluster's name."""
     if not cluster.size:
         return ["no image lies in it"]
+    if cluster.matched < 0:
+        return ["it is named after no class"]
     mine = cluster.votes.get(cluster.matched, 0)
     rival = max((count for name, count in cluster.votes.items() if name != cluster.matched), default=0)
     found = ["nobody voted for its name"] if not mine else []

@@ -27,7 +27,7 @@ def project(features: Matrix, seed: int = 0) -> tuple[Matrix, str]:
         return _unit(_principal(features)), "PCA"
     try:
         from umap import UMAP
-    except ImportError:
+    except Exception:  # a broken package fails with anything
         return _unit(_spread(features, seed)), "each drawn to its nearest neighbours"
     return _unit(UMAP(metric="cosine", random_state=seed).fit_transform(features)), "UMAP"
 

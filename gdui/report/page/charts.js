@@ -100,7 +100,7 @@ const CURVES = {
 
 function sweepPanel() {
   if (!data.sweep) return null;
-  const { curves, now } = data.sweep;
+  const { curves, now, graph } = data.sweep;
   const steps = curves.relabelled.length - 1;
   const lines = Object.entries(curves).map(([name, values]) =>
     svg("polyline", {
@@ -131,7 +131,7 @@ function sweepPanel() {
 
   slider.addEventListener("input", show);
   show();
-  const used = now === null || now === undefined ? "" : ` The run used ${now}; another is chosen by `;
+  const used = now === null || now === undefined ? "" : ` The run used ${now}; another takes a new run: `;
   const chart = svg(
     "svg",
     {
@@ -147,7 +147,7 @@ function sweepPanel() {
   const reading = el(
     "div",
     null,
-    el("p", null, output, used, used ? el("code", null, "--set refine.sigma=") : null, used ? "." : null),
+    el("p", null, output, used, used ? el("code", null, "gdui label … --set refine.sigma=… --out NEW") : null, used ? "." : null),
     el(
       "ul",
       { class: "legend" },
@@ -156,7 +156,7 @@ function sweepPanel() {
   );
   const whole = panel(
     "The refinement's sigma",
-    "below it, an image of a doubtful cluster takes the opinion's label",
+    `below it, an image of a doubtful cluster takes the opinion's label${graph ? "; this is before the graph, which decides after it" : ""}`,
     el("div", { class: "both" }, el("div", null, chart, slider), reading),
   );
   whole.classList.add("sweep");

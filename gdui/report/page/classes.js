@@ -45,6 +45,7 @@ function classSection() {
     controls,
     list,
     more,
+    namelessClusters(),
   );
   begin();
 }
@@ -75,6 +76,15 @@ function classCard(at) {
       relabelled ? lazily(`Renamed images (${one.relabelled.length} shown)`, () => relabelled) : null,
       clusterDrawer(at),
     ),
+  );
+}
+
+// Where there are more clusters than names.
+function namelessClusters() {
+  const nameless = clusters.map((_, at) => at).filter((at) => clusters[at].matched === NOBODY);
+  if (!nameless.length) return null;
+  return lazily(counted(nameless.length, "cluster has no name", "clusters have no name"), () =>
+    el("div", { class: "clusters" }, nameless.map(clusterCard)),
   );
 }
 

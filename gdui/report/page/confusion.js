@@ -25,11 +25,11 @@ function confusionPanel(name, one, strips) {
   return panel(
     `Labels against ${against}`,
     `${percent(share(one.same, one.images))} of ${counted(one.images, "image", "images")} agree; columns are ${against}`,
-    one.table ? matrix(one.table, show) : pairList(one.pairs, show),
+    one.table ? matrix(name, one.table, show) : pairList(one.pairs, show),
   );
 }
 
-function matrix(table, show) {
+function matrix(name, table, show) {
   const most = Math.max(1, ...table.flatMap((row, at) => row.filter((_, other) => other !== at)));
   const top = el(
     "tr",
@@ -43,25 +43,20 @@ function matrix(table, show) {
       "tr",
       null,
       el("th", { scope: "row" }, classes[at].name),
-      row.map((n, other) => cell(n, at, other, at === other ? share(n, whole) : Math.sqrt(n / most), show)),
+      row.map((n, other) => cell(name, n, at, other, at === other ? share(n, whole) : Math.sqrt(n / most), show)),
     );
   });
   return el("div", { class: "matrix" }, el("table", null, el("thead", null, top), el("tbody", null, rows)));
 }
 
-function cell(n, row, column, strength, show) {
-  if (!n) return el("td", { class: "void" });
+function cell(name, n, row, column, strength, show) {
+  if (!n) return el("td", { class: "void" }, el("span", { class: "unseen" }, "0"));
+  const title = `${count(n)} labelled ${nameOf(row)}, ${name} ${nameOf(column)}`;
   const button = el(
     "button",
-    {
-      type: "button",
-      class: strength > 0.62 ? "dark" : null,
-      title: `${nameOf(row)}, not ${nameOf(column)}: ${count(n)}`,
-      onclick: () => show(row, column),
-    },
+    { type: "button", title, "aria-label": title, onclick: () => show(row, column) },
     count(n),
   );
-  if (row === column) button.title = `${nameOf(row)}: ${count(n)} agree`;
   return el("td", { class: row === column ? "same" : null, "--share": (0.12 + 0.88 * strength).toFixed(3) }, button);
 }
 

@@ -32,9 +32,12 @@ function mapSection() {
     { "aria-label": "Coloured by" },
     kinds.map((name) => el("option", { value: name }, `coloured by ${name}`)),
   );
-  const keys = el("div", { class: "keys", role: "group", "aria-label": "Classes shown" });
+  const keys = el("div", { class: "keys", role: "group", "aria-label": "Labels shown" });
   const view = mapView(canvas, picked, by);
-  by.addEventListener("change", () => view.draw());
+  by.addEventListener("change", () => {
+    keys.classList.toggle("plain", ["cluster", "confidence"].includes(by.value));
+    view.draw();
+  });
   if (classes.length <= 40) {
     keys.append(
       ...classes.map((one, at) => {
