@@ -282,6 +282,15 @@ def test_missing_pictures_are_counted_with_the_place(
     assert len(caplog.messages) == 1
 
 
+def test_what_no_page_can_hold_is_unknown_or_written_out(rng: np.random.Generator, tmp_path: Path) -> None:
+    clusters = [ClusterFacts(size=3, matched=0, margin=float("inf"))] * 3
+    labels = make_labels(rng, 5, ["a", "b"], facts=Facts(clusters=clusters, accuracy=float("nan")))
+    told = data_of(labels.report(tmp_path / "report.html", title=os.fsdecode(b"\xff")))
+    assert told["head"]["title"] == "\\xff"
+    assert told["head"]["accuracy"] is None
+    assert [one["margin"] for one in told["clusters"]] == [None] * 3
+
+
 def test_where_nothing_has_a_label_no_accuracy_is_told(rng: np.random.Generator, tmp_path: Path) -> None:
     labels = make_labels(rng, 5, ["a", "b"], label_index=[-1] * 5)
     assert data_of(labels.report(tmp_path / "report.html"))["head"]["accuracy"] is None
@@ -434,6 +443,9 @@ def test_pins_are_read_and_mistakes_named(tmp_path: Path) -> None:
     assert read_pins(path) == {'a,\n"1".png': "cat", "b.png": "dog"}
     path.write_text("id;label\n1;2\n")
     with pytest.raises(ValueError, match="must begin with a line that names the columns id and label"):
+        read_pins(path)
+    path.write_text("id,label\na.png,cat\nb.png\n")
+    with pytest.raises(ValueError, match="line 3, has too few columns"):
         read_pins(path)
     path.write_bytes(b"id,label\n\xff,2\n")
     with pytest.raises(ValueError, match="is not a CSV file in UTF-8"):

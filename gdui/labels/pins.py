@@ -20,7 +20,12 @@ def read_pins(path: str | os.PathLike[str]) -> dict[str, str]:
             missing = [name for name in COLUMNS if name not in (lines.fieldnames or [])]
             if missing:
                 raise ValueError(f"{os.fspath(path)} must begin with a line that names the columns id and label")
-            return {line["id"]: line["label"] or "" for line in lines}
+            pins: dict[str, str] = {}
+            for line in lines:
+                if line["id"] is None or line["label"] is None:
+                    raise ValueError(f"{os.fspath(path)}, line {lines.line_num}, has too few columns")
+                pins[line["id"]] = line["label"]
+            return pins
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{os.fspath(path)} is not a CSV file in UTF-8: {error}") from None
 

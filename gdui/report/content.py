@@ -83,7 +83,7 @@ def _head(labels: Labels, beside: Beside) -> dict[str, Any]:
         "overruled": int(((label >= 0) & (opinion >= 0) & (label != opinion)).sum()),
         "quarantined": dict(sorted(beside.quarantined.items(), key=lambda one: -one[1])),
         "learned_from": facts.learned_from,
-        "accuracy": facts.accuracy if (label >= 0).any() else None,
+        "accuracy": _round(facts.accuracy) if (label >= 0).any() else None,
         "accuracy_how": facts.accuracy_how,
         "truth": None if truth is None else float((label == truth)[truth >= 0].mean()),
         "changed": dict(facts.changed),
@@ -193,4 +193,5 @@ def _places(rows: npt.NDArray[np.int64], place: Mapping[int, int]) -> list[int]:
 
 
 def _round(value: float | None) -> float | None:
-    return None if value is None else round(float(value), LEAST_TELLING)
+    """JSON has no number for what is not finite."""
+    return None if value is None or not np.isfinite(value) else round(float(value), LEAST_TELLING)

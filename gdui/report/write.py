@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gdui.images.readers import printable
 from gdui.labeling.features import Features, load_features
 from gdui.labels import Labels
 from gdui.labels.pins import read_pins
@@ -40,8 +41,10 @@ def report_labels(
     if vectors is not None and len(vectors) != len(labels):
         raise ValueError(f"features must be as many as the labels, {len(labels)}, not {len(vectors)}")
     true = None if truth is None else class_indices(labels, truth)
-    sought = os.fspath(images) if isinstance(images, (str, os.PathLike)) else ""
-    beside = Beside(title, images, sought, vectors, true, quarantined=_reasons(labels), ledger=labels.facts.ledger)
+    sought = printable(os.fspath(images)) if isinstance(images, (str, os.PathLike)) else ""
+    beside = Beside(
+        printable(title), images, sought, vectors, true, quarantined=_reasons(labels), ledger=labels.facts.ledger
+    )
     return _write(labels, Path(path), beside)
 
 
@@ -68,7 +71,7 @@ def report_run(
     beside = Beside(
         title=folder.resolve().name,
         images=images if sought and _reachable(sought) else None,
-        sought=sought,
+        sought=printable(sought),
         features=_features(folder, labels, source if inputs.get("ready") else None),
         truth=None if truth is None else class_indices(labels, read_pins(truth)),
         quarantined=_reasons(labels),
