@@ -223,6 +223,9 @@ def test_what_could_not_be_read_is_said_with_its_reason(rng: np.random.Generator
     unread = pa.table({"id": ["x", "y", "z"], "reason": ["empty", "a bomb", "empty"]})
     labels = replace(make_labels(rng, 5, ["a", "b"]), quarantine=unread)
     assert data_of(labels.report(tmp_path / "report.html"))["head"]["quarantined"] == {"empty": 2, "a bomb": 1}
+    many = pa.table({"id": list(map(str, range(99))), "reason": [f"ends at byte {at}" for at in range(98)] + ["empty"]})
+    told = data_of(replace(labels, quarantine=many).report(tmp_path / "report.html"))["head"]["quarantined"]
+    assert (len(told), sum(told.values())) == (51, 99)
 
 
 def test_the_same_labels_give_the_same_bytes(rng: np.random.Generator, tmp_path: Path) -> None:

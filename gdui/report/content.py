@@ -20,6 +20,7 @@ from gdui.report.projection import project
 __all__ = ["Beside", "content"]
 
 LARGE = 320
+REASONS = 50
 LEAST_TELLING = 4  # digits of a share
 
 
@@ -81,7 +82,7 @@ def _head(labels: Labels, beside: Beside) -> dict[str, Any]:
         "abstained": int((label < 0).sum()),
         "pinned": int((labels.indices("rule") == PINNED).sum()),
         "overruled": int(((label >= 0) & (opinion >= 0) & (label != opinion)).sum()),
-        "quarantined": dict(sorted(beside.quarantined.items(), key=lambda one: -one[1])),
+        "quarantined": _most_frequent(beside.quarantined),
         "learned_from": facts.learned_from,
         "accuracy": _round(facts.accuracy) if (label >= 0).any() else None,
         "accuracy_how": facts.accuracy_how,
@@ -89,6 +90,13 @@ def _head(labels: Labels, beside: Beside) -> dict[str, Any]:
         "changed": dict(facts.changed),
         "ledger": [[stage, *spent] for stage, spent in beside.ledger.items()],
     }
+
+
+def _most_frequent(reasons: Mapping[str, int]) -> dict[str, int]:
+    """Reasons that name a file's own numbers may be as many as the files."""
+    ordered = sorted(reasons.items(), key=lambda one: -one[1])
+    rest = sum(count for _, count in ordered[REASONS:])
+    return dict(ordered[:REASONS]) | ({"other reasons": rest} if rest else {})
 
 
 def _key(labels: Labels, chosen: Choice) -> str:
