@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,6 @@ def add_commands(commands: Commands, _common: argparse.ArgumentParser) -> None:
 def reproduce(arguments: argparse.Namespace) -> None:
     """Runs benchmarks/reproduce.py, whose judge has seen true labels and is no part of the package."""
     script = Path(gdui.__file__).parents[1] / "benchmarks" / "reproduce.py"
-    if not script.is_file():
+    if not script.is_file() or find_spec("psutil") is None:
         raise ValueError("gdui reproduce needs a clone of the repository, installed with `pip install -e '.[bench]'`")
     sys.exit(subprocess.run([sys.executable, script, arguments.subject, *arguments.options], check=False).returncode)
