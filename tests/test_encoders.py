@@ -180,7 +180,8 @@ def test_weights_that_are_not_to_be_had_get_one_line(monkeypatch: pytest.MonkeyP
 
 def test_without_a_network_one_line_says_so_at_once(tmp_path: Path) -> None:
     """Nobody listens at the hub's address: other programs' lines and minutes of retries stay away."""
-    (tmp_path / "0.png").touch()
+    for number in range(2):
+        (tmp_path / f"{number}.png").touch()
     (tmp_path / "names.txt").write_text("a\nb")
     command = [sys.executable, "-m", "gdui.cli", "label", str(tmp_path), "--classes", str(tmp_path / "names.txt")]
     command += ["--out", str(tmp_path.with_suffix(".run")), "--encoder", "ViT-B-32/laion2b_s34b_b79k"]

@@ -354,8 +354,9 @@ def test_a_flipped_bit_in_a_part_underway(
     assert contents(tmp_path / "run") == undisturbed
 
 
+# A shell's background job, whose children are deaf to Ctrl-C, must not decide this.
 WAITING = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from gdui.cli import main
 from gdui.labeling import graph
@@ -365,6 +366,7 @@ def wait(*_, **__):
     time.sleep(60)
 
 graph.modes = wait
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(sys.argv[2:]))
 """
 
