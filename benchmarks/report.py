@@ -23,8 +23,8 @@ INTRODUCTION = """# Benchmarks
 
 Written by `python benchmarks/report.py` from the rows in `results/`; run them all with `make bench`, or one with
 `python benchmarks/run.py match --quick`. All ways of one size ran in turn in one process, after their results were
-compared, on a shared machine: read the ratios. Times are medians; the rows also hold the 20th and the 80th percentile,
-the versions and the date.
+compared, on a shared machine: read the ratios. Times are medians; calls of less than 20 ms are
+timed in a row. The rows also hold the 20th and the 80th percentile, the versions and the date.
 
 `x` is the time beside **ours** in the same run: 2 means twice as long. A *limit* is what the hardware allows for the
 same task, measured in the same run. Other ways in *italics* do another task, to compare with. Peak MB is the most

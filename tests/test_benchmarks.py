@@ -46,7 +46,7 @@ def test_the_call_that_is_watched_is_not_timed(long: bool, monkeypatch: pytest.M
 
     def cold_at_first() -> None:
         calls.append(0)
-        time.sleep(0.3 if len(calls) == 1 else 0.001)
+        time.sleep(0.3 if len(calls) == 1 else 0.03)
 
     monkeypatch.setattr(harness, "LONG", 0.1 if long else 15.0)
     bench = Bench("toy", threads=1)
@@ -54,6 +54,21 @@ def test_the_call_that_is_watched_is_not_timed(long: bool, monkeypatch: pytest.M
     row = next(row for row in bench.rows if row.metric == "time")
     assert row.repeats == (1 if long else 2) == len(calls) - 1
     assert row.p80 < 0.2
+
+
+def test_a_timing_of_short_calls_is_their_mean_after_one_that_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[float] = []
+
+    def short() -> None:
+        made.append(time.perf_counter())
+        time.sleep(0.05 if len(made) == 2 else 0.001)
+
+    monkeypatch.setattr(harness, "MOMENT", 0.05)
+    bench = Bench("toy", threads=1)
+    bench.compare("n=1", {"gdui": short}, agree=lambda _: None, repeats=1)
+    time_row = next(row for row in bench.rows if row.metric == "time")
+    assert len(made) > 10  # the one watched, the one that warms up, and those timed
+    assert 0.001 < time_row.p50 < 0.004
 
 
 def test_peak_memory_sees_what_was_freed_again() -> None:
