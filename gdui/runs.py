@@ -238,9 +238,8 @@ def _empty(folder: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Removes what a killed process left half written."""
-    for inside in (".", *STORES, PARTS):
-        for left in (folder / inside).glob(f"{PART}*"):
-            left.unlink()
+    for left in folder.rglob(f"{PART}*"):
+        left.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -430,6 +430,44 @@ def test_the_command_trains_and_says_what_came_of_it(tmp_path: Path, capsys: pyt
     assert "stopped; there is no checkpoint yet" in line
 
 
+# A shell's background job, whose children are deaf to Ctrl-C, must not decide this.
+ASKED = """
+import os, signal, sys
+from gdui.cli import main
+from gdui.diffusion import workflow
+
+def grid(*_, **__):
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+workflow.write_grid = grid
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_the_command_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path, name: str) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for row in range(4):
+        Image.new("L", (8, 8), 60 * row).save(photos / f"{row}.png")
+    make_labels([f"{row}.png" for row in range(4)], [0, 0, 1, 1]).to_parquet(tmp_path / "labels.parquet")
+    settings = [f"--set={name}={value}" for name, value in (QUICK | {"recipe.save_every": 1}).items()]
+    command = ["train", str(tmp_path / "labels.parquet"), str(photos), "--preset", "tiny", "--objective", "unet"]
+    command += [*settings, "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", ASKED, name, *command], capture_output=True, text=True)
+    assert done.returncode == 130
+    where = tmp_path / "run" / "unet"
+    assert done.stderr == (
+        f"gdui: error: stopped after step 1 of 4, which is kept in {where}; run the same command again to continue\n"
+    )
+    assert cli.main(command) == 0
+    whole = [*command[:-1], str(tmp_path / "whole")]
+    assert cli.main(whole) == 0
+    one, two = ((tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("run", "whole"))
+    assert one == two
+
+
 def test_two_ranks_train_what_one_does(tmp_path: Path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(

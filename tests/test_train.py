@@ -1,6 +1,9 @@
 """Training learns, goes on after a kill to the same bytes, and is the same on two ranks as on one."""
 
+import os
+import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +24,7 @@ from gdui.diffusion.schedule import Schedule
 from gdui.diffusion.train import Course, DivergedError, Trained, train_network
 from gdui.diffusion.unet import UNet, preset
 from gdui.training.history import History, Saved
+from gdui.training.stopping import StoppedError
 
 RECIPE = Recipe(steps=6, batch=8, warmup=2, ema=(0.5,), forget=0.3, mirror=True, save_every=2, rate=1e-3)
 SCHEDULE = Schedule.from_name("cosine", 50)
@@ -32,11 +36,16 @@ def pictures(count: int = 21) -> Pictures:
     return Pictures(pixels, generator.integers(-1, 3, count), ("a", "b", "c"))
 
 
-def train(folder: Path, recipe: Recipe = RECIPE) -> Trained:
+def train(folder: Path, recipe: Recipe = RECIPE, progress: Any = None) -> Trained:
     torch.manual_seed(0)
     network = UNet(preset("tiny", width=32, classes=3, dropout=0.2), null_class=True)
     loss = denoiser_loss(SCHEDULE, recipe, classes=3)
-    return train_network(network, loss, pictures(), len(SCHEDULE), recipe, folder, compile=False)
+    return train_network(network, loss, pictures(), len(SCHEDULE), recipe, folder, compile=False, progress=progress)
+
+
+def losses(folder: Path) -> list[list[str]]:
+    """Step, loss and gradient's norm of every line; what follows are times."""
+    return [line.split(",")[:3] for line in (folder / "losses.csv").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("change", [{}, {"times": "loss_aware"}, {"intervals": 2, "accumulate": 2}], ids=str)
@@ -46,8 +55,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(tmp_path: Path, change: dict[str, 
     train(tmp_path / "parts", replace(recipe, steps=3))
     train(tmp_path / "parts", recipe)
     assert newest_digest(tmp_path / "whole") == newest_digest(tmp_path / "parts")
-    steps = [line.split(",")[:3] for line in (tmp_path / "parts" / "losses.csv").read_text().splitlines()]
-    assert steps == [line.split(",")[:3] for line in (tmp_path / "whole" / "losses.csv").read_text().splitlines()]
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
 def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
@@ -55,6 +63,91 @@ def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
     train(tmp_path / "killed")
     train(tmp_path / "whole")
     assert newest_digest(tmp_path / "killed") == newest_digest(tmp_path / "whole")
+
+
+@pytest.fixture
+def ears() -> Iterator[None]:
+    """A test that hears Ctrl-C even where it is a shell's background job."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ears")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_asked_to_stop_finishes_the_step_and_loses_none(tmp_path: Path, number: signal.Signals) -> None:
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedError, match=r"stopped after step 1 of 6, which is kept in .*stopped; run the same"):
+        train(tmp_path / "stopped", progress=lambda *_: os.kill(os.getpid(), number))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    found = History(tmp_path / "stopped").newest()
+    assert found is not None
+    assert found.step == 1
+    train(tmp_path / "stopped")
+    train(tmp_path / "whole")
+    assert newest_digest(tmp_path / "stopped") == newest_digest(tmp_path / "whole")
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("ears")
+@pytest.mark.parametrize("moment", ["step", "tensors", "seal"])
+def test_who_is_asked_twice_leaves_at_once_and_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    def ask(*_: Any, **__: Any) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return ""
+
+    def ask_twice(*_: Any) -> None:
+        ask()
+        ask()
+
+    with monkeypatch.context() as patched:
+        if moment != "step":
+            patched.setattr(f"gdui.training.history.{'_digest' if moment == 'tensors' else 'json.dumps'}", ask)
+        with pytest.raises(KeyboardInterrupt) as ended:
+            train(tmp_path / "stopped", progress=ask_twice if moment == "step" else ask)
+    assert not isinstance(ended.value, StoppedError)
+    left = {path.name for path in (tmp_path / "stopped").iterdir()} - {"tensorboard"}
+    assert left == {"losses.csv", *(["step-00000001.safetensors"] if moment == "seal" else [])}
+    train(tmp_path / "stopped", replace(RECIPE, keep=9))
+    train(tmp_path / "whole", replace(RECIPE, keep=9))
+    assert newest_digest(tmp_path / "stopped") == newest_digest(tmp_path / "whole")
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    names = [sorted(path.name for path in (tmp_path / one).glob("step-*")) for one in ("stopped", "whole")]
+    assert names[0] == names[1]
+
+
+def test_ranks_stop_together_whichever_is_asked(tmp_path: Path) -> None:
+    run_on_two_ranks("test_train", "stopped_at_two", tmp_path / "two", port=29715)
+    assert sorted(path.name for path in (tmp_path / "two").glob("*.json")) == ["step-00000002.json"]
+    assert [step for step, *_ in losses(tmp_path / "two")] == ["step", "1", "2"]
+
+
+def stopped_at_two(folder: Path) -> None:
+    """The second of two ranks is asked to stop in its second step."""
+    own, taken = denoiser_loss(SCHEDULE, RECIPE, classes=3), 0
+
+    def loss(*given: Any) -> torch.Tensor:
+        nonlocal taken
+        taken += 1
+        if torch.distributed.get_rank() and taken == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(*given)
+
+    torch.manual_seed(0)
+    network, recipe = UNet(preset("tiny", width=32, classes=3), null_class=True), replace(RECIPE, save_every=99)
+    with pytest.raises(StoppedError):
+        train_network(network, loss, pictures(), len(SCHEDULE), recipe, folder, compile=False)
+
+
+@pytest.mark.parametrize("text", ["", "step,lo", "step,loss\n", "step,loss\n1,0.5\n"])
+def test_a_table_of_losses_before_the_first_checkpoint_begins_anew(tmp_path: Path, text: str) -> None:
+    (tmp_path / "losses.csv").write_text(text)
+    history = History(tmp_path)
+    assert history.resume({}) is None
+    history.record(step=1, loss=0.25)
+    assert losses(tmp_path) == [["step", "loss", "gradient_norm"], ["1", "0.25", ""]]
 
 
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +222,8 @@ def test_a_classifier_learns(tmp_path: Path) -> None:
     network = Classifier(ClassifierConfig(8, 32, 1, (1, 2), attention_at=(4,), channels=1, classes=2, head_width=32))
     recipe = Recipe(steps=30, batch=16, warmup=5, rate=2e-3, ema=())
     train_network(network, classifier_loss(SCHEDULE), two, len(SCHEDULE), recipe, tmp_path, compile=False)
-    losses = [float(line.split(",")[1]) for line in (tmp_path / "losses.csv").read_text().splitlines()[1:]]
-    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:3])
+    told = [float(loss) for _, loss, _ in losses(tmp_path)[1:]]
+    assert np.mean(told[-5:]) < 0.5 * np.mean(told[:3])
 
 
 def test_divergence_names_the_last_good_checkpoint(tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.command(arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds nothing left to interrupt
-        return _failed(arguments, "interrupted; run the same command again to continue", INTERRUPTED)
+        words = str(interrupt) or "interrupted; run the same command again to continue"
+        return _failed(arguments, words, INTERRUPTED)
     except BrokenPipeError:
         _silence_stdout()
         return FAILED

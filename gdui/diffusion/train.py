@@ -21,7 +21,8 @@ from gdui.diffusion.recipe import Draw, Recipe, draw
 from gdui.diffusion.times import TimeSampler
 from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
 from gdui.training.precision import autocast, compiled
-from gdui.training.ranks import gathered, place, sum_over_ranks
+from gdui.training.ranks import gathered, on_any_rank, place, sum_over_ranks
+from gdui.training.stopping import StoppedError, asked_to_stop
 
 __all__ = ["DivergedError", "Trained", "train_network"]
 
@@ -106,7 +107,8 @@ def train_network(
 ) -> Trained:
     """Trains `network` in place for recipe.steps, going on from the newest checkpoint in `folder`.
 
-    Under torchrun each rank takes its part of every batch; the sum is the same batch as one process would see.
+    Under torchrun each rank takes its part of every batch; the sum is the same batch as one process would see. A first
+    Ctrl-C or SIGTERM ends it with a checkpoint of the step underway.
 
     Args:
         loss: the loss of each picture, as `denoiser_loss` and `classifier_loss` make it.
@@ -120,34 +122,52 @@ def train_network(
     if saved := history.resume(facts["recipe"]):
         trained.restore(saved)
     forward = compiled(network.train(), compile)
+    draws = partial(draw, pictures=pictures, recipe=recipe, rank=rank, ranks=ranks)
+    device = next(network.parameters()).device
     started = time.perf_counter()
-    for drawn in _ahead(partial(draw, pictures=pictures, recipe=recipe, rank=rank, ranks=ranks), trained.step, recipe):
-        waited = time.perf_counter() - started
-        torch.manual_seed(recipe.seed * 1_000_003 + trained.step * ranks + rank)
-        value, norm = _step(trained, forward, loss, drawn, recipe)
-        trained.course.follow(trained.step + 1, value)
-        if trained.course.worse or not np.isfinite([value, norm]).all():
-            raise DivergedError(_last_words(trained, value, norm, history))
-        trained.step += 1
-        follow(trained.averages, [p.detach() for p in network.parameters()], trained.step)
-        if rank == 0:
-            rate = trained.optimiser.param_groups[0]["lr"]
-            taken = time.perf_counter() - started
-            history.record(
-                step=trained.step,
-                loss=value,
-                gradient_norm=norm,
-                rate=rate,
-                pictures_per_second=recipe.batch / taken,
-                seconds=taken,
-                waited=waited,
-            )
-            if progress:  # what it draws is there before a checkpoint says that this step is done
-                progress(trained, value)
-            if trained.step == recipe.steps or trained.step % recipe.save_every == 0:
+    with asked_to_stop() as asked:
+        for drawn in _ahead(draws, trained.step, recipe):
+            waited = time.perf_counter() - started
+            torch.manual_seed(recipe.seed * 1_000_003 + trained.step * ranks + rank)
+            value, norm = _step(trained, forward, loss, drawn, recipe)
+            _advance(trained, value, norm, history)
+            if rank == 0:
+                _record(history, trained, recipe, value, norm, time.perf_counter() - started, waited)
+                if progress:  # what it draws is there before a checkpoint says that this step is done
+                    progress(trained, value)
+            stop = on_any_rank(asked(), device)
+            if rank == 0 and (stop or trained.step == recipe.steps or trained.step % recipe.save_every == 0):
                 history.save(trained.saved(facts))
-        started = time.perf_counter()
+            if stop:
+                raise StoppedError(
+                    f"stopped after step {trained.step} of {recipe.steps}, which is kept in {history.folder}; "
+                    "run the same command again to continue"
+                )
+            started = time.perf_counter()
     return trained
+
+
+def _advance(trained: Trained, value: float, norm: float, history: History) -> None:
+    """Counts a step that was taken, unless its loss or its gradient's norm says that it went wrong."""
+    trained.course.follow(trained.step + 1, value)
+    if trained.course.worse or not np.isfinite([value, norm]).all():
+        raise DivergedError(_last_words(trained, value, norm, history))
+    trained.step += 1
+    follow(trained.averages, [p.detach() for p in trained.network.parameters()], trained.step)
+
+
+def _record(
+    history: History, trained: Trained, recipe: Recipe, value: float, norm: float, seconds: float, waited: float
+) -> None:
+    history.record(
+        step=trained.step,
+        loss=value,
+        gradient_norm=norm,
+        rate=trained.optimiser.param_groups[0]["lr"],
+        pictures_per_second=recipe.batch / seconds,
+        seconds=seconds,
+        waited=waited,
+    )
 
 
 def _ahead(draw_step: Callable[[int], Draw], first: int, recipe: Recipe) -> Iterator[Draw]:

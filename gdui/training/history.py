@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gdui.runs import atomic_path
+from gdui.training.ranks import place
 
 __all__ = ["History", "Saved", "optimiser_tensors", "restore_optimiser"]
 
@@ -69,12 +70,13 @@ class History:
     def resume(self, recipe: Mapping[str, Any]) -> Saved | None:
         """The newest checkpoint, refused if it was begun with another recipe (`steps` may differ)."""
         saved = self.newest()
+        if place()[0] == 0:
+            self._tidy(saved.step if saved else 0)
         if saved is None:
             return None
         before, now = saved.facts["recipe"] | {"steps": 0}, json.loads(json.dumps(recipe)) | {"steps": 0}
         if changed := [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
             raise ValueError(f"{self.folder} was begun with another recipe: {'; '.join(changed)}")
-        self.forget_after(saved.step)
         log.info("going on after step %d", saved.step)
         return saved
 
@@ -92,14 +94,21 @@ class History:
         for name, value in values.items() if self._board else ():
             self._board.add_scalar(name, value, int(values["step"]))
 
-    def forget_after(self, step: int) -> None:
-        """Drops the lines of steps that a resumed run takes again."""
+    def _tidy(self, step: int) -> None:
+        """Drops the lines of steps that a resumed run takes again, and tensors that were never sealed."""
+        for tensors in self.folder.glob("step-*.safetensors"):
+            if not tensors.with_suffix(".json").exists():
+                tensors.unlink()
         path = self.folder / "losses.csv"
-        if path.exists():
-            header, *lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and int(line.split(",")[0]) <= step]
+        if not path.exists():
+            return
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",")[0]) <= step]
+        if not kept:
+            path.unlink()
+        elif kept != lines[1:]:
             with atomic_path(path) as temporary:
-                temporary.write_text("".join([header, *kept]))
+                temporary.write_text("".join([lines[0], *kept]))
 
     def _sealed(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"))

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gathered", "place", "sum_over_ranks"]
+__all__ = ["gathered", "on_any_rank", "place", "sum_over_ranks"]
 
 
 def place() -> tuple[int, int]:
@@ -22,6 +22,15 @@ def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
     dist.all_reduce(flat)
     for tensor, summed in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(summed.view_as(tensor))
+
+
+def on_any_rank(said: bool, device: torch.device) -> bool:
+    """Whether one of the ranks says so; all of them hear the same."""
+    if not dist.is_initialized():
+        return said
+    told = torch.full((1,), float(said), device=device)
+    sum_over_ranks([told])
+    return bool(told)
 
 
 def gathered(rows: Tensor) -> Tensor:
