@@ -81,6 +81,13 @@ def test_another_way_of_drawing_is_refused(model: Generator, tmp_path: Path) -> 
     assert draw_into(tmp_path, model, "owl", 1, **HOW | {"guidance": 2.0}) == 1
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"seed": 3}'])
+def test_a_note_that_says_nothing_is_named(model: Generator, tmp_path: Path, text: str) -> None:
+    (tmp_path / "drawing.json").write_text(text)
+    with pytest.raises(ValueError, match=r"drawing\.json is damaged and doesn't say how images were drawn"):
+        draw_into(tmp_path, model, "cat", 1, **HOW)
+
+
 def test_mistakes_write_nothing(model: Generator, tmp_path: Path) -> None:
     for wrong in ({"classes": "fish"}, {"guide": "auto"}, {"steps": 21}):
         with pytest.raises(ValueError, match=r"'fish'|weaker|steps"):

@@ -1,5 +1,6 @@
 """Images depend on the seed, their class and their number alone; guidance pulls to the class; mistakes are named."""
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +174,30 @@ def test_a_newer_model_is_refused_politely(tmp_path: Path) -> None:
     facts = tmp_path / "model.json"
     facts.write_text(facts.read_text().replace('"version": 1', '"version": 2'))
     with pytest.raises(ValueError, match="newer gdui"):
+        Generator.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"names": None}, r"model\.json lacks 'names': another gdui wrote it, or it is damaged"),
+        ({"null_class": None}, r"model\.json lacks 'null_class'"),
+        ({"unet": {"size": 8}}, r"model\.json describes no unet that this gdui knows: .*'size'"),
+        ({"unet": 3}, r"model\.json describes no unet that this gdui knows"),
+        (
+            {"classifier": {"backbone": "small"}},
+            r"model\.json describes no classifier that this .*image_size",
+        ),
+    ],
+)
+def test_a_model_of_another_version_is_named_with_what_it_lacks(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    with_classifier().save(tmp_path)
+    facts = tmp_path / "model.json"
+    changed = json.loads(facts.read_text()) | change
+    facts.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
+    with pytest.raises(ValueError, match=words):
         Generator.load(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Training learns, goes on after a kill to the same bytes, and is the same on two ranks as on one."""
 
+import json
 import os
 import signal
 import sys
@@ -262,6 +263,47 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
     train(tmp_path, replace(RECIPE, steps=2))
     with pytest.raises(ValueError, match=r"rate: 0\.001 -> 0\.5"):
         train(tmp_path, replace(RECIPE, rate=0.5))
+
+
+@pytest.mark.parametrize("missing", ["course", "times.losses", "ema.0.5.0", "network.out.0.weight"])
+def test_a_checkpoint_of_another_version_is_named_with_what_it_lacks(tmp_path: Path, missing: str) -> None:
+    train(tmp_path, replace(RECIPE, steps=2))
+    found = History(tmp_path).newest()
+    assert found is not None
+    fewer = {name: value for name, value in found.tensors.items() if name != missing}
+    History(tmp_path).save(replace(found, tensors=fewer))
+    with pytest.raises(ValueError, match=rf"step-00000002\.safetensors lacks '{missing}': another version of gdui"):
+        train(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sha256": None}, r"step-00000002\.json lacks 'sha256': another version of gdui wrote it"),
+        ({"facts": None}, r"step-00000002\.json lacks 'facts'"),
+        ({"facts": {}}, r"step-00000002\.json lacks 'recipe'"),
+        ({"version": 2}, r"step-00000002\.json was written by a newer gdui \(checkpoint version 2, known 1\)"),
+    ],
+)
+def test_a_seal_that_says_something_else_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    history = History(tmp_path)
+    history.save(Saved(2, {"recipe": {}}, {"w": torch.zeros(1)}))
+    path = tmp_path / "step-00000002.json"
+    changed = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
+    with pytest.raises(ValueError, match=words):
+        history.resume({})
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"step": 2, '])
+def test_a_seal_that_is_no_json_is_passed_over(tmp_path: Path, text: str) -> None:
+    history = History(tmp_path)
+    for step in (1, 2):
+        history.save(Saved(step, {}, {"w": torch.zeros(1)}))
+    (tmp_path / "step-00000002.json").write_text(text)
+    found = history.newest()
+    assert found is not None
+    assert found.step == 1
 
 
 def test_a_flipped_bit_sends_a_run_back_one_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -84,7 +84,7 @@ def _agree(folder: Path, model: Generator, drawing: Drawing, asked: Asked) -> No
         )
     )
     path = folder / FACTS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else facts
+    before = _told(path) if path.exists() else facts
     common = before["guidance"].keys() & facts["guidance"].keys()
     changed = [name for name in facts if name != "guidance" and before.get(name) != facts[name]]
     changed += ["guidance"] * any(before["guidance"][index] != facts["guidance"][index] for index in common)
@@ -95,6 +95,15 @@ def _agree(folder: Path, model: Generator, drawing: Drawing, asked: Asked) -> No
     with atomic_path(path) as temporary:
         facts["guidance"] |= before["guidance"]
         temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def _told(path: Path) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        dict(told["guidance"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is damaged and doesn't say how images were drawn: choose another folder") from None
+    return told
 
 
 def _grid(folder: Path, model: Generator, asked: Asked, files: list[Path]) -> None:

@@ -28,6 +28,7 @@ from gdui.training.precision import for_inference
 __all__ = ["Asked", "Classes", "Drawing", "Generator", "classifier_of"]
 
 VERSION = 1
+FACTS = ("names", "schedule", "timesteps", "target", "null_class", "unet", "classifier")  # that model.json must have
 Images = npt.NDArray[np.uint8]
 Classes = str | Sequence[str] | None
 
@@ -270,10 +271,9 @@ class Generator:
             drawn = "latents: give load what decodes them" if facts["latents"] else "pixels: leave latents out"
             raise ValueError(f"the model in {folder} draws {drawn}")
         weights = load_weights(folder / "model.safetensors")
-        unet = UNet(UNetConfig(**_tuples(facts["unet"])), null_class=facts["null_class"])
-        told = facts["classifier"]
-        kind = SpiceConfig if told and "backbone" in told else ClassifierConfig
-        classifier = classifier_of(kind(**_tuples(told))) if told else None
+        unet = UNet(_config(folder, "unet", UNetConfig, facts), null_class=facts["null_class"])
+        kind = SpiceConfig if "backbone" in (facts["classifier"] or ()) else ClassifierConfig
+        classifier = classifier_of(_config(folder, "classifier", kind, facts)) if facts["classifier"] else None
         for part, network in (("unet", unet), ("classifier", classifier)):
             if network is not None:
                 own = {name.removeprefix(f"{part}."): v for name, v in weights.items() if name.startswith(f"{part}.")}
@@ -311,7 +311,17 @@ def _facts(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / 'model.json'} is damaged") from None
     if newer:
         raise ValueError(f"{folder} was written by a newer gdui (model version {facts['version']}, known {VERSION})")
+    if missing := [name for name in FACTS if name not in facts]:
+        raise ValueError(f"{folder / 'model.json'} lacks {missing[0]!r}: another gdui wrote it, or it is damaged")
     return {"mixed": True, "latents": False} | facts
+
+
+def _config(folder: Path, part: str, kind: Callable[..., Any], facts: Mapping[str, Any]) -> Any:
+    """The sizes of a network, as model.json tells them."""
+    try:
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in facts[part].items()})
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{folder / 'model.json'} describes no {part} that this gdui knows: {error}") from None
 
 
 def _each(name: str, value: Any, count: int) -> list[Any]:
@@ -321,7 +331,3 @@ def _each(name: str, value: Any, count: int) -> list[Any]:
     if len(value) != count:
         raise ValueError(f"{name} must be one number, or one for each of the {count} classes, not {len(value)}")
     return list(value)
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -20,6 +20,7 @@ from gdui.training.ranks import place
 __all__ = ["History", "Saved", "optimiser_tensors", "restore_optimiser"]
 
 log = logging.getLogger(__name__)
+VERSION = 1  # of the seal
 FIELDS = ("step", "loss", "gradient_norm", "rate", "pictures_per_second", "seconds", "waited")
 
 
@@ -30,6 +31,17 @@ class Saved:
     step: int
     facts: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+
+
+class _Tensors(dict[str, Tensor]):
+    """The tensors of a file by name; one that it lacks is named together with the file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(load_file(path))
+        self._path = path
+
+    def __missing__(self, name: str) -> Tensor:
+        raise ValueError(_lacking(self._path, name))
 
 
 class History:
@@ -50,7 +62,8 @@ class History:
             save_file({name: tensor.contiguous() for name, tensor in saved.tensors.items()}, temporary)
             digest = _digest(temporary)
         with atomic_path(path.with_suffix(".json")) as seal:
-            seal.write_text(json.dumps({"step": saved.step, "sha256": digest, "facts": dict(saved.facts)}, indent=1))
+            told = {"version": VERSION, "step": saved.step, "sha256": digest, "facts": dict(saved.facts)}
+            seal.write_text(json.dumps(told, indent=1))
         for old in self._sealed()[: -self.keep]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -61,24 +74,28 @@ class History:
     def newest(self) -> Saved | None:
         """The last whole checkpoint; one whose bytes have changed since is named and passed over."""
         for seal in reversed(self._sealed()):
-            path, facts = seal.with_suffix(".safetensors"), json.loads(seal.read_text())
-            if path.exists() and _digest(path) == facts["sha256"]:
-                return Saved(facts["step"], facts["facts"], load_file(path))
+            path, told = seal.with_suffix(".safetensors"), _read_seal(seal)
+            if told and path.exists() and _digest(path) == told["sha256"]:
+                return Saved(told["step"], told["facts"], _Tensors(path))
             log.warning("%s is damaged; going back to the checkpoint before it", path)
         return None
 
     def resume(self, recipe: Mapping[str, Any]) -> Saved | None:
         """The newest checkpoint, refused if it was begun with another recipe (`steps` may differ)."""
         saved = self.newest()
+        if saved is not None:
+            self._agree(saved, recipe)
+            log.info("going on after step %d", saved.step)
         if place()[0] == 0:
             self._tidy(saved.step if saved else 0)
-        if saved is None:
-            return None
+        return saved
+
+    def _agree(self, saved: Saved, recipe: Mapping[str, Any]) -> None:
+        if "recipe" not in saved.facts:
+            raise ValueError(_lacking(self.folder / f"step-{saved.step:08d}.json", "recipe"))
         before, now = saved.facts["recipe"] | {"steps": 0}, json.loads(json.dumps(recipe)) | {"steps": 0}
         if changed := [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
             raise ValueError(f"{self.folder} was begun with another recipe: {'; '.join(changed)}")
-        log.info("going on after step %d", saved.step)
-        return saved
 
     def record(self, **values: float) -> None:
         """Appends one line to losses.csv: of every FIELD; `waited` is what of `seconds` pictures took to come."""
@@ -134,6 +151,25 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
             laid_out = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
             state.setdefault(int(place), {})[name] = laid_out
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+
+
+def _read_seal(path: Path) -> dict[str, Any] | None:
+    """What a seal says; None where it is no JSON, as after a fault of the disk."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(told, dict):
+        return None
+    if told.get("version", VERSION) > VERSION:
+        raise ValueError(f"{path} was written by a newer gdui (checkpoint version {told['version']}, known {VERSION})")
+    if missing := [name for name in ("step", "sha256", "facts") if name not in told]:
+        raise ValueError(_lacking(path, missing[0]))
+    return told
+
+
+def _lacking(path: Path, name: str) -> str:
+    return f"{path} lacks {name!r}: another version of gdui wrote it. Go on with that one, or begin anew"
 
 
 def _digest(path: Path) -> str:
