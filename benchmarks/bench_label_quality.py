@@ -6,7 +6,6 @@ and the probe learns from half of the labels. The last rows show each set as vot
 
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,6 @@ from benchmarks.harness import Bench
 from benchmarks.mobilenet import SETS, Pictures, load
 from gdui.demo.digits import NAMES, images
 from gdui.demo.digits import run as label_digits
-from gdui.drawing import PLOT
 from gdui.evaluation.agreement import accuracy, calibration, mapped_accuracy
 from gdui.labeling.encoders import load_encoder, seen_by
 from gdui.labeling.labeler import Labeler
@@ -28,19 +26,16 @@ from gdui.labels import Labels
 
 DEVICES = ("cpu",)
 
-FIGURE = Path(__file__).resolve().parents[1] / "docs" / "figures" / "label_quality_flips.svg"
 FLIPS = (0.15, 0.3, 0.45, 0.6)
 DECAYS, ROUNDS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2), 100
-
-Point = tuple[float, float, float]  # the share of votes flipped, the accuracy of the opinion, and ours
 
 
 def run(bench: Bench) -> None:
     sets = [digits()] if bench.quick else [digits(), *map(load, SETS)]
-    curves = {pictures.name: [score_ways(bench, pictures), *score_flips(bench, pictures)] for pictures in sets}
+    for pictures in sets:
+        score_ways(bench, pictures)
+        score_flips(bench, pictures)
     score_demo(bench)
-    if not bench.quick:
-        plot(curves)
 
 
 def score_demo(bench: Bench) -> None:
@@ -54,7 +49,7 @@ def score_demo(bench: Bench) -> None:
     assert seconds < 60, f"the demo took {seconds:.0f} s to label"
 
 
-def score_ways(bench: Bench, pictures: Pictures) -> Point:
+def score_ways(bench: Bench, pictures: Pictures) -> None:
     """One row a way, and that the default keeps what it promises."""
     truth, size = pictures.labels, f"{pictures.name} N={len(pictures.labels):,}"
     zero_shot = accuracy(pictures.opinions.argmax(1), truth)
@@ -75,7 +70,6 @@ def score_ways(bench: Bench, pictures: Pictures) -> Point:
         assert scores["default"] >= (zero_shot + probe) / 2, (
             f"{size}: default {scores['default']:.3f} closes too little"
         )
-    return 0.0, zero_shot, scores["default"]
 
 
 def labelled(pictures: Pictures, preset: str = "default") -> Labels:
@@ -83,18 +77,16 @@ def labelled(pictures: Pictures, preset: str = "default") -> Labels:
     return labeler.fit_predict(features=pictures.features, opinions=pictures.opinions)
 
 
-def score_flips(bench: Bench, pictures: Pictures) -> list[Point]:
+def score_flips(bench: Bench, pictures: Pictures) -> None:
     """The same as the opinion is made worse; the default keeps its promise there too."""
-    curve = []
     for share in FLIPS[::3] if bench.quick else FLIPS:
         worse = flipped(pictures, share)
         label = labelled(worse).label_index
-        curve.append((share, accuracy(worse.opinions.argmax(1), worse.labels), accuracy(label, worse.labels)))
+        opinion, ours = accuracy(worse.opinions.argmax(1), worse.labels), accuracy(label, worse.labels)
         size = f"{pictures.name}, {share:.0%} of votes flipped"
-        note(bench, size, "zero-shot (the opinion alone)", "accuracy", curve[-1][1], "peer")
-        note(bench, size, "gdui default", "accuracy", curve[-1][2])
-        assert curve[-1][2] >= curve[-1][1] - 0.005, f"{size}: {curve[-1][2]:.3f} < {curve[-1][1]:.3f}"
-    return curve
+        note(bench, size, "zero-shot (the opinion alone)", "accuracy", opinion, "peer")
+        note(bench, size, "gdui default", "accuracy", ours)
+        assert ours >= opinion - 0.005, f"{size}: {ours:.3f} < {opinion:.3f}"
 
 
 def flipped(pictures: Pictures, share: float) -> Pictures:
@@ -144,23 +136,3 @@ def digits(layer: str | None = None) -> Pictures:
 
 def note(bench: Bench, size: str, way: str, metric: str, value: float, role: str = "ours") -> None:
     bench.record(size, way, metric, "share", [value], role)  # type: ignore[arg-type]
-
-
-def plot(curves: dict[str, list[Point]]) -> None:
-    """Accuracy over the share of flipped votes, one colour a set: dashed the opinion, solid ours."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context(PLOT):
-        figure, axes = pyplot.subplots(figsize=(7.6, 4.2), layout="constrained")
-        for name, curve in curves.items():
-            share, opinion, ours = zip(*curve, strict=True)
-            line = axes.plot(share, ours, marker="o", markersize=4, label=name)[0]
-            axes.plot(share, opinion, linestyle="--", color=line.get_color(), alpha=0.6)
-        axes.set(xlabel="share of the opinion's votes flipped", ylabel="share of right labels", ylim=(0, 1))
-        axes.set_title("gdui's labels (solid) and the opinion they came from (dashed)")
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        figure.savefig(FIGURE, metadata={"Date": None})
-    pyplot.close(figure)

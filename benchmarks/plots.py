@@ -1,5 +1,6 @@
 """Draws the committed rows in the one style of all our plots: green is ours, red a limit, yellow another task."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
-from benchmarks.harness import RESULTS, Row, read_rows
+from benchmarks.harness import Row, read_rows
 from benchmarks.measured import (
     DEFAULT,
     TRUTH,
@@ -22,19 +23,15 @@ from benchmarks.measured import (
     rows_file,
     sweep_file,
 )
-from benchmarks.report import headlines, readable, seconds, threads_in_words
+from benchmarks.report import components, plotted, readable, seconds, threads_in_words
 from benchmarks.reproduced import SUBJECTS, curves, points
 from gdui.drawing import LIMIT, OTHER, OURS, PLOT
 
 MARK = "#a87900"
 COLOURS = {"ours": OURS, "peer": OTHER, "limit": LIMIT, "mark": MARK}
+OPINION, LABELS = "zero-shot (the opinion alone)", "gdui default"
 METHOD_COLOURS = {UNCONDITIONAL: OTHER, DEFAULT: OURS, TRUTH: LIMIT}
-
-
-def chosen_group(rows: list[Row]) -> list[Row]:
-    """The times of the first headline, fastest first."""
-    found = headlines([row for row in rows if row.metric == "time"])
-    return sorted(found[0], key=lambda row: row.p50) if found else []
+FLIPPED = re.compile(r"(?P<name>.+?)(?: N=[\d,]+|, (?P<percent>\d+)% of votes flipped)$")
 
 
 def saved(figure: Any, path: Path) -> None:
@@ -89,16 +86,40 @@ def over_steps(found: dict[str, list[Measured]], path: Path) -> None:
         saved(figure, path)
 
 
+def over_flips(rows: Iterable[Row], path: Path) -> None:
+    """Right labels over the share of flipped votes, one colour a set: dashed the opinion, solid ours."""
+    ways: dict[str, dict[str, list[tuple[float, float]]]] = {OPINION: {}, LABELS: {}}
+    for row in rows:
+        found = FLIPPED.fullmatch(row.size)
+        if found and row.metric == "accuracy" and row.provider in ways:
+            point = int(found["percent"] or 0) / 100, row.p50
+            ways[row.provider].setdefault(found["name"], []).append(point)
+    flipped = {name: sorted(points) for name, points in ways[LABELS].items() if len(points) > 1}
+    if not flipped:
+        return
+    with plt.rc_context(PLOT):
+        figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+        for name, ours in flipped.items():
+            line = axes.plot(*zip(*ours, strict=True), marker="o", markersize=4, label=name)[0]
+            opinion = sorted(ways[OPINION].get(name, []))
+            axes.plot(*zip(*opinion, strict=True), linestyle="--", color=line.get_color(), alpha=0.6)
+        axes.set(xlabel="share of the opinion's votes flipped", ylabel="share of right labels", ylim=(0, 1))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_title("gdui's labels (solid) and the opinion they came from (dashed)")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        saved(figure, path)
+
+
 def over_sigma(sweep: Sequence[Swept], rows: Iterable[tuple[float, Measured]], path: Path) -> None:
     """Right labels for every sigma, and the FID of generators trained on the labels of some."""
     with plt.rc_context(PLOT):
         figure, axes = plt.subplots(figsize=(7.6, 3.4), layout="constrained")
         labels = axes.plot([one.sigma for one in sweep], [one.label_accuracy for one in sweep], color=OURS)
         axes.set(xlabel="sigma", ylabel="right labels", xlim=(-0.02, 1.02))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.label.set_color(OURS)
         axes.set_title("Below sigma, an image of a doubtful cluster takes the opinion's label")
-        names = ["labels right, every sigma (left)"]
         if known := sorted(rows, key=lambda row: row[0]):
             beside = axes.twinx()
             labels += beside.plot(
@@ -107,17 +128,18 @@ def over_sigma(sweep: Sequence[Swept], rows: Iterable[tuple[float, Measured]], p
             beside.set(ylim=(0, 1.3 * max(row.fid for _, row in known)), ylabel="FID")
             beside.grid(visible=False)
             beside.yaxis.label.set_color(LIMIT)
-            names.append("FID of a generator trained on them (right)")
-        axes.legend(labels, names, frameon=False, fontsize=9)
+            names = ["labels right, every sigma (left)", "FID of a generator trained on them (right)"]
+            axes.legend(labels, names, frameon=False, fontsize=9)
         saved(figure, path)
 
 
 def draw(folder: Path) -> None:
     """Writes bench_<component>.svg for every component that has times, and the paper's figures 2 and 4 where known."""
     folder.mkdir(parents=True, exist_ok=True)
-    for csv in sorted(RESULTS.glob("*.csv")):
-        if rows := chosen_group(read_rows(csv.stem)):
-            bars(rows, folder / f"bench_{csv.stem}.svg")
+    for name in components():
+        if found := plotted(name):
+            bars(sorted(found[0], key=lambda row: row.p50), folder / f"bench_{name}.svg")
+    over_flips(read_rows("label_quality"), folder / "label_quality_flips.svg")
     for subject in SUBJECTS:
         measured = read_measured(rows_file(subject))
         if found := curves(measured):

@@ -1,4 +1,4 @@
-"""Writes the README's tables, benchmarks/README.md and the plots from the committed rows; `--check` only compares."""
+"""Writes the pages' tables, benchmarks/README.md and the plots from the committed rows; `--check` only compares."""
 
 import argparse
 import ast
@@ -16,8 +16,10 @@ from benchmarks.measured import read_measured, rows_file  # noqa: E402
 from benchmarks.reproduced import reproduction, scores_table  # noqa: E402
 
 README = HERE.parent / "README.md"
+RESULTS_PAGE = HERE.parent / "docs" / "results.md"
 FULL = HERE / "README.md"
 FIGURES = HERE.parent / "docs" / "figures"
+PLACE = re.compile(r"(<!-- table: (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Key = TypeVar("Key")
 INTRODUCTION = """# Benchmarks
 
@@ -134,7 +136,7 @@ def section(component: str) -> str:
     """All tables of one component, a device after the other."""
     rows = read_rows(component)
     parts = [f"## {component.replace('_', ' ')}", purpose(component)]
-    if headlines([row for row in rows if row.metric == "time"]):
+    if plotted(component):
         parts.append(f"![{component.replace('_', ' ')}](../docs/figures/bench_{component}.svg)")
     for device, there in grouped(rows, lambda row: row.device).items():
         parts.append(f"On {device or 'an unnamed processor'}.")
@@ -187,10 +189,14 @@ def speed_line(rows: list[Row]) -> list[str]:
     return [task, str(ours.threads), best.provider, f"{best.p50 / ours.p50:.1f}", share]
 
 
-def speed_table() -> str:
-    """A line for each kind of task."""
-    timed = ([row for row in read_rows(name) if row.metric == "time" and row.device] for name in components())
-    lines = [speed_line(rows) for timed_rows in timed for rows in headlines(timed_rows)]
+def plotted(component: str) -> list[list[Row]]:
+    """The headlines of a component's times; the first one is its plot."""
+    return headlines([row for row in read_rows(component) if row.metric == "time" and row.device])
+
+
+def speed_table(most: int | None = None) -> str:
+    """A line for each kind of task, at most so many a component."""
+    lines = [speed_line(rows) for name in components() for rows in plotted(name)[:most]]
     return markdown(["", "threads", "best peer", "times as fast", "of the limit"], lines)
 
 
@@ -201,19 +207,30 @@ def quality_table() -> str:
     return value_table([row for row in rows if row.size in compared]) if rows else ""
 
 
+def plots_of_speed() -> str:
+    """The plot of every component that has one, for a page in docs/."""
+    named = {name: name.replace("_", " ") for name in components() if plotted(name)}
+    return "\n\n".join(f"![{words}](figures/bench_{name}.svg)" for name, words in named.items())
+
+
 def documents() -> dict[Path, str]:
     """Every file this script writes text into, with the text it should hold."""
-    readme = README.read_text()
-    scores = scores_table(read_measured(rows_file("digits")))
-    tables = {"speed": speed_table(), "quality": quality_table(), "reproduction": scores}
-    for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        readme = pattern.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", readme)
+    tables = {
+        "quality": quality_table(),
+        "reproduction": scores_table(read_measured(rows_file("digits"))),
+        "speed": speed_table(most=1),
+        "speed of all": speed_table(),
+        "plots of speed": plots_of_speed(),
+    }
+    pages = {
+        page: PLACE.sub(lambda found: f"{found[1]}{tables[found['name']]}\n{found[3]}", page.read_text())
+        for page in (README, RESULTS_PAGE)
+    }
     rows = [row for name in components() for row in read_rows(name)]
     gpu = "" if any("NVIDIA" in row.device for row in rows) else NO_GPU
     parts = [INTRODUCTION.strip(), gpu, *map(section, components()), reproduction()]
     full = "\n\n".join(part for part in parts if part) + "\n"
-    return {README: readme, FULL: full}
+    return pages | {FULL: full}
 
 
 def stale() -> list[Path]:

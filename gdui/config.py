@@ -143,8 +143,8 @@ class GraphConfig:
 
     enabled: `paper` has no such step.
     neighbors: edges an image has; more smear small classes, fewer leave islands.
-    modes: of the graph's walk, for each class. k-means among them follows the data's shape and beats k-means on the
-        features by far: on STL-10 0.93 against 0.72 for as many clusters as classes and half as many again.
+    modes: of the graph's walk, for each class. k-means among them follows the data's shape, where k-means on
+        the features takes bent regions for balls.
     most_modes: their bound, for the memory of many classes.
     scales: clusters for each class; large ones outvote noise in the opinion, small ones keep to one class.
     steps, keep: rounds of diffusion, and the share of its own vote an image keeps in each.

@@ -1,10 +1,13 @@
 """All code in the README, the documentation and the examples runs; the digits stand in for the big encoder."""
 
+import importlib.util
+import io
 import re
 import runpy
 import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from PIL import Image
 
 from gdui.cli import main
+from gdui.cli.main import parser
 from gdui.demo import NAMES, images
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +25,11 @@ BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # What a page says, and what is run in its place: the same with less to compute.
 SMALLER = {
     "ViT-B-32/laion2b_s34b_b79k": "digits",
+    'gdui.train(labels, "photos/", "generator/")': (
+        'gdui.train(labels, "photos/", "generator/", preset="tiny", compile=False,'
+        ' settings={"recipe.steps": 2, "classifier_recipe.steps": 2})'
+    ),
+    'model.sample("bird", n=64)': 'model.sample("bird", n=2, steps=2)',
 }
 OTHER_PROGRAMS = ("make", "pip", "git", "cd", "torchrun", "python")
 PICTURES = 120
@@ -40,6 +49,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "other_names.txt").write_text("round\nstraight\n")
     (folder / "two_names.txt").write_text("cat\ndog\n")
     (folder / "truth.csv").write_text("id,label\n" + "".join(f"{id_},{NAMES[at % 10]}\n" for at, id_ in enumerate(ids)))
+    np.save(folder / "truth.npy", np.arange(PICTURES) % 10)
     for name in ("few.csv", "corrections.csv"):
         (folder / name).write_text(f"id,label\n{ids[0]},zero\n{ids[5]},\n")
     rng = np.random.default_rng(0)
@@ -89,6 +99,26 @@ def test_what_stands_on_a_page_runs(page: Path, photos: Path, tmp_path: Path, mo
 def test_an_example_runs(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(example), run_name="__main__")
+
+
+def test_the_page_of_commands_has_every_command_and_option() -> None:
+    spec = importlib.util.spec_from_file_location("docs_commands", ROOT / "tools" / "docs_commands.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    page = hook.on_page_markdown((ROOT / "docs" / "reference" / "cli.md").read_text())
+    sections = dict(re.findall(r"^## gdui (\w+)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE))
+    assert {"label", "relabel", "evaluate", "reproduce", "doctor"} <= set(sections)
+    assert len(sections) == len(re.findall(r"^    \w+", parser().format_help(), re.MULTILINE))
+    assert "`--cluster-by NAME`" in sections["label"]
+    assert "`--steps STEPS` | default: 20 |" in sections["sample"]
+    assert "gdui label [SOURCE] --out RUN [options]" in sections["label"]
+    for name, text in sections.items():
+        with pytest.raises(SystemExit), redirect_stdout(io.StringIO()) as told:
+            parser().parse_args([name, "--help"])
+        for option in set(re.findall(r"--[a-z][\w-]*", told.getvalue().partition("options:")[2])) - {"--help"}:
+            assert f"`{option}" in text, (name, option)
 
 
 def test_links_lead_somewhere() -> None:

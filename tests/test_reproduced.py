@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import judge, measured, plots, report, reproduce, reproduced
+from benchmarks import harness, judge, measured, plots, report, reproduce, reproduced
 from benchmarks.measured import DEFAULT, LMR, METHODS, PLG, PLM, TRUTH, UNCONDITIONAL, ZERO_SHOT, Measured
 from benchmarks.subjects import Subject, digits, stl10
 
@@ -91,7 +91,7 @@ def test_the_sweep_says_what_a_run_with_that_sigma_ends_in(tmp_path: Path) -> No
 @pytest.fixture
 def committed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A place for rows in which there are none yet."""
-    for module in (measured, plots, report):
+    for module in (harness, measured, report):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     return tmp_path
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from gdui import __version__
 from gdui.cli import evaluating, generating, labeling, reporting, reproducing
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 FAILED, INTERRUPTED = 1, 130
 GROUPS = (labeling, generating, evaluating, reporting, reproducing)
@@ -19,7 +19,7 @@ GROUPS = (labeling, generating, evaluating, reporting, reproducing)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     shown = logging.StreamHandler()
     shown.setLevel(logging.DEBUG if arguments.debug else logging.WARNING)
     logging.basicConfig(format="gdui: %(message)s", level=shown.level, handlers=[shown])
@@ -51,16 +51,17 @@ def _words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gdui", description="Labels for a heap of unlabelled images.")
-    parser.add_argument("--version", action="version", version=f"gdui {__version__}")
+def parser() -> argparse.ArgumentParser:
+    """Of all commands."""
+    whole = argparse.ArgumentParser(prog="gdui", description="Labels for a heap of unlabelled images.")
+    whole.add_argument("--version", action="version", version=f"gdui {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the result as JSON")
     common.add_argument("--debug", action="store_true", help="show where an error comes from")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for group in GROUPS:
         group.add_commands(commands, common)
-    return parser
+    return whole
 
 
 def _failed(arguments: argparse.Namespace, message: str, code: int) -> int:
