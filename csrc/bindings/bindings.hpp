@@ -17,6 +17,7 @@ void bind_diffusion(pybind11::module_ &m);
 void bind_losses(pybind11::module_ &m);
 void bind_matching(pybind11::module_ &m);
 void bind_neighbors(pybind11::module_ &m);
+void bind_rows(pybind11::module_ &m);
 
 // How far up the ladder of instruction sets to go; tests go up step by step.
 inline gdui::Instructions instructions_named(const std::string &name) {

@@ -4,6 +4,7 @@
 #include "../refine.hpp"
 #include "../select.hpp"
 #include "../vote.hpp"
+#include "views.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -14,6 +15,8 @@
 
 namespace py = pybind11;
 using namespace py::literals;
+using bindings::matrix;
+using bindings::vector;
 
 namespace {
 
@@ -22,28 +25,6 @@ template <class T> using Output = py::array_t<T>;
 template <class T> using Dense = py::array_t<T, Array::c_style | Array::forcecast>;
 
 template <class T> std::vector<T> copied(const Dense<T> &array) { return {array.data(), array.data() + array.size()}; }
-
-gdui::Kind kind_of(const Array &array) {
-  const auto size = array.dtype().itemsize();
-  switch (array.dtype().kind()) {
-  case 'f':
-    return size == 2 ? gdui::Kind::f16 : size == 4 ? gdui::Kind::f32 : gdui::Kind::f64;
-  case 'i':
-    return size == 1 ? gdui::Kind::i8 : size == 2 ? gdui::Kind::i16 : size == 4 ? gdui::Kind::i32 : gdui::Kind::i64;
-  case 'u':
-    return size == 1 ? gdui::Kind::u8 : size == 2 ? gdui::Kind::u16 : size == 4 ? gdui::Kind::u32 : gdui::Kind::u64;
-  default:
-    throw py::type_error("an array of numbers is wanted");
-  }
-}
-
-const char *bytes(const Array &array) { return static_cast<const char *>(array.data()); }
-
-gdui::Vector vector(const Array &array) { return {bytes(array), array.shape(0), array.strides(0), kind_of(array)}; }
-
-gdui::Matrix matrix(const Array &array) {
-  return {bytes(array), array.shape(0), array.shape(1), array.strides(0), array.strides(1), kind_of(array)};
-}
 
 // An array that owns the vector's memory.
 template <class T> Output<T> handed_over(std::vector<T> &&values) {

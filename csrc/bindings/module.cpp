@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, m) {
   bindings::bind_losses(m);
   bindings::bind_matching(m);
   bindings::bind_neighbors(m);
+  bindings::bind_rows(m);
 }

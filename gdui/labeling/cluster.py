@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gdui import ops
 from gdui.labeling import neighbors
+from gdui.labeling.rows import choose
 
 __all__ = ["Assignment", "Centroids", "HeadFit", "Heads", "assign", "fit_centroids", "fit_heads", "pseudo_labels"]
 
@@ -97,13 +98,8 @@ def assign(model: Centroids | Heads, features: Matrix) -> Assignment:
     out = Assignment(np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32))
     step = max(1, BLOCK_CELLS // model.k)
     for at in range(0, len(features), step):
-        logits = model(features[at : at + step])
-        cluster = logits.argmax(dim=1, keepdim=True)
-        own = logits.gather(1, cluster)[:, 0]
-        out.cluster[at : at + step] = cluster[:, 0].numpy()
-        out.confidence[at : at + step] = torch.exp(own - logits.logsumexp(dim=1)).numpy()
-        next_best = logits.scatter_(1, cluster, -torch.inf).amax(dim=1) if model.k > 1 else own
-        out.margin[at : at + step] = (own - next_best).numpy()
+        some, chosen = slice(at, at + step), choose(model(features[at : at + step]).numpy())
+        out.cluster[some], out.confidence[some], out.margin[some] = chosen.first, chosen.share, chosen.lead
     return out
 
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from gdui import checks
 from gdui.labeling.features import Features
 from gdui.labeling.opinions import zero_shot
+from gdui.labeling.rows import first_not_finite, softmax, unit_rows
 from gdui.labels import no_quarantine
 
 __all__ = ["Images", "Scores", "Texts", "same_encoder"]
@@ -46,8 +47,7 @@ class Texts:
         """Probabilities [n, C]."""
         name, seen = ("features", features) if self.embeddings is None else ("embeddings", self.embeddings.gather(rows))
         checks.columns(name, seen, self.vectors.shape[1], "as long as the encoder's texts")
-        norm = np.linalg.norm(seen, axis=1, keepdims=True)
-        return np.asarray(zero_shot(seen / np.maximum(norm, 1e-12), self.vectors, self.scale), np.float32)
+        return zero_shot(unit_rows(seen), self.vectors, self.scale)
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ class Scores:
         chosen = checks.array("opinions", self.given.gather(rows), 2)
         if self.are_probabilities:
             return np.asarray(chosen, np.float32)
-        powers = np.exp(chosen - chosen.max(axis=1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+        return softmax(chosen, 1.0)
 
 
 @dataclass(frozen=True)
@@ -111,10 +110,9 @@ class Images:
 
     def rows(self, rows: npt.NDArray[np.integer]) -> tuple[Matrix, Matrix]:
         """Features [n, d] and opinion [n, C] of some images."""
-        features = self.features.gather(rows)
-        if not np.isfinite(features.sum()) and not np.isfinite(features).all():
-            wrong = rows[~np.isfinite(features).all(axis=1)]
-            raise ValueError(f"features must be finite numbers, but row {wrong[0]} holds NaN or infinity")
+        features = self.features.take(rows)
+        if (wrong := first_not_finite(features)) is not None:
+            raise ValueError(f"features must be finite numbers, but row {rows[wrong]} holds NaN or infinity")
         return features, self.opinion(rows, features)
 
     def called(self, rows: npt.NDArray[np.integer]) -> pa.ChunkedArray:

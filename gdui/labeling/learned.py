@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from gdui import checks
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign
-from gdui.labeling.linear import Linear, joined
+from gdui.labeling.linear import Linear
+from gdui.labeling.rows import choose, unit_rows
 from gdui.labels import RULES
 from gdui.runs import atomic_path
 
@@ -71,10 +72,7 @@ class Learned:
     def unit(self, features: npt.NDArray[np.floating]) -> Matrix:
         """The features [n, d] centred and at length 1."""
         checks.columns("features", features, len(self.center), "as those that were learned from")
-        rows = np.subtract(features, self.center, dtype=np.float32)
-        norm = np.linalg.norm(rows, axis=1, keepdims=True)
-        rows /= np.where(norm > 0, norm, 1)
-        return np.asarray(rows, np.float32)
+        return unit_rows(features, self.center)
 
     def refined(self, found: Assignment, opinion: Matrix) -> Decision:
         """What the clusters' names and the opinion [n, C] make of the images."""
@@ -94,8 +92,8 @@ class Learned:
         decided = self.refined(found, opinion)
         if self.linear is None:
             return found, decided
-        odds = self.linear(joined(unit, opinion, spread=self.spread))
-        return found, overruled(decided, odds.argmax(axis=1), confidences(odds, self.sharpness))
+        said = choose(self.linear.odds(unit, opinion, spread=self.spread), self.sharpness)
+        return found, overruled(decided, said.first, said.share)
 
     def save(self, folder: Path, about: dict[str, Any]) -> None:
         """Writes learned.safetensors, then labeler.json with `about`: numbers and plain text, nothing that can run."""
@@ -151,8 +149,7 @@ def overruled(before: Decision, label: npt.NDArray[np.integer], confidence: Matr
 
 def confidences(odds: Matrix, sharpness: float) -> Matrix:
     """The largest probability of each row of softmax(sharpness × odds) [n]."""
-    scaled = sharpness * (odds - odds.max(axis=1, keepdims=True))
-    return np.asarray(1 / np.exp(scaled).sum(axis=1), np.float32)
+    return choose(odds, sharpness).share
 
 
 def calibrated(odds: Matrix, accuracy: float) -> float:

@@ -29,19 +29,30 @@ class Linear:
         scores = torch.addmm(*map(torch.from_numpy, (self.bias, inputs, self.weight)))
         return np.asarray(scores.numpy(), np.float32)
 
+    def odds(self, features: Matrix, opinion: Matrix, *, spread: float) -> Matrix:
+        """The scores of `joined` inputs, which are not put together."""
+        bias, weight, unit, logs = map(torch.from_numpy, (self.bias, self.weight, features, _logs(opinion)))
+        by_features, by_logs = weight[: unit.shape[1]], weight[unit.shape[1] :]
+        scores = torch.addmm(bias, unit, by_features, alpha=SPREAD)
+        return np.asarray(scores.addmm_(logs, by_logs, alpha=1 / _divisor(spread)).numpy(), np.float32)
+
 
 def joined(features: Matrix, opinion: Matrix, *, spread: float) -> Matrix:
     """One input of unit features [n, d] and the opinion [n, C], whose centred logs are divided by `spread`."""
     (n, d), classes = features.shape, opinion.shape[1]
     out = np.empty((n, d + classes), np.float32)
     np.multiply(features, np.float32(SPREAD), out=out[:, :d])
-    np.divide(_logs(opinion), np.float32(max(spread, 1e-6)), out=out[:, d:])
+    np.divide(_logs(opinion), np.float32(_divisor(spread)), out=out[:, d:])
     return out
 
 
 def log_spread(opinion: Matrix) -> float:
     """The standard deviation of the opinion's centred logs."""
     return float(_logs(opinion).std(dtype=np.float64))
+
+
+def _divisor(spread: float) -> float:
+    return max(spread, 1e-6)
 
 
 def _logs(opinion: Matrix) -> Matrix:

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from gdui.labeling.rows import softmax
+
 __all__ = ["TEMPLATES", "class_embeddings", "zero_shot"]
 
 Floats = npt.NDArray[np.float32]
@@ -57,4 +59,4 @@ def class_embeddings(
 def zero_shot(features: npt.NDArray[Any], texts: Floats, logit_scale: float) -> Floats:
     """Class probabilities [n, C]: softmax of logit_scale × cosine."""
     logits = torch.from_numpy(np.asarray(features, np.float32)) @ torch.from_numpy(texts).T
-    return torch.softmax(logit_scale * logits, dim=1).numpy()
+    return softmax(logits.numpy(), logit_scale)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from gdui.labeling.cluster import Assignment
 from gdui.labeling.learned import Decision
+from gdui.labeling.rows import choose
 from gdui.labels import Facts, Labels
 from gdui.runs import atomic_path
 
@@ -51,11 +52,9 @@ class Table:
         """Fills the rows `where`."""
         self.label[where], self.confidence[where], self.rule[where] = decided
         self.cluster[where], self.cluster_confidence[where] = found.cluster, found.confidence
-        each, first = np.arange(len(opinion)), opinion.argmax(axis=1)
-        self.first[where], self.first_confidence[where] = first, opinion[each, first]
-        rest = opinion.copy()
-        rest[each, first] = -1
-        self.second[where] = rest.argmax(axis=1)
+        said = choose(opinion)
+        self.first[where], self.second[where] = said.first, said.second
+        self.first_confidence[where] = opinion[np.arange(len(opinion)), said.first]
 
     def labels(self, ids: pa.ChunkedArray, classes: list[str], names: npt.NDArray[np.int64], facts: Facts) -> Labels:
         """The labels of the images `ids`, whose clusters have these `names`."""

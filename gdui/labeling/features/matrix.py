@@ -51,10 +51,19 @@ class Features:
                 yield first + start, part[start : start + rows]
             first += count
 
+    def take(self, rows: npt.NDArray[np.integer]) -> Matrix:
+        """The vectors of `rows`: as they stand where these follow one another in one piece, else those of `gather`."""
+        starts = np.cumsum([0, *self.counts])
+        first, end = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
+        at = int(np.searchsorted(starts, first, "right")) - 1
+        if 0 <= at < len(self.counts) and end <= starts[at + 1] and _consecutive(rows):
+            return self.piece(at)[first - starts[at] : end - starts[at]]
+        return self.gather(rows)
+
     def gather(self, rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The vectors of `rows`, in the order given."""
         wanted = checks.indices("rows", rows, len(self))
-        if len(wanted) and int(wanted[-1]) - int(wanted[0]) + 1 == len(wanted) and (np.diff(wanted) == 1).all():
+        if len(wanted) and _consecutive(wanted):
             return self._between(int(wanted[0]), int(wanted[-1]) + 1)
         order = np.argsort(wanted, kind="stable")
         starts = np.cumsum([0, *self.counts])
@@ -77,6 +86,10 @@ class Features:
             low, high = max(first, int(starts[at])), min(end, int(starts[at + 1]))
             out[low - first : high - first] = self.piece(at)[low - starts[at] : high - starts[at]]
         return out
+
+
+def _consecutive(rows: npt.NDArray[np.integer]) -> bool:
+    return int(rows[-1]) - int(rows[0]) + 1 == len(rows) and bool((np.diff(rows) == 1).all())
 
 
 def load_features(
