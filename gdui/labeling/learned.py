@@ -76,14 +76,14 @@ class Learned:
 
     def refined(self, found: Assignment, opinion: Matrix) -> Decision:
         """What the clusters' names and the opinion [n, C] make of the images."""
-        named, voted = self.names[found.cluster], opinion.argmax(axis=1)
+        named, voted = self.names[found.cluster], choose(opinion).first
+        most = opinion[np.arange(len(opinion)), voted]
         if self.alone is not None:
-            by = np.full(len(voted), RULE["alone"], np.uint8)
-            return Decision(voted.astype(np.int32), opinion.max(axis=1) * np.float32(self.alone), by)
+            return Decision(voted, most * np.float32(self.alone), np.full(len(voted), RULE["alone"], np.uint8))
         moved = (found.confidence < self.floor[found.cluster]) | (named < 0)
         unvoted = np.isinf(self.floor[found.cluster]) | (named < 0)
         rule = np.where(moved, np.where(unvoted, RULE["unvoted"], RULE["opinion"]), RULE["cluster"])
-        confidence = np.where(moved, opinion.max(axis=1), found.confidence)
+        confidence = np.where(moved, most, found.confidence)
         return Decision(np.where(moved, voted, named).astype(np.int32), confidence, rule.astype(np.uint8))
 
     def decide(self, unit: Matrix, opinion: Matrix) -> tuple[Assignment, Decision]:

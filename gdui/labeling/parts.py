@@ -54,6 +54,7 @@ def label_rows(
     reject: below this surety an image gets no label. tell: hears how many are done.
     """
     table, new = Table.blank(len(rows)), np.arange(len(rows))
+    whole = known is None
     if known is not None:
         at = np.searchsorted(known.rows, rows)
         found = known.rows[np.minimum(at, len(known.rows) - 1)] == rows
@@ -63,8 +64,9 @@ def label_rows(
     def label(where: Indices) -> None:
         features, opinion = images.rows(rows[where])
         found, decided = learned.decide(learned.unit(features), opinion)
-        table.put(where, found, decided, opinion)
-        table.surety[where] = (learned.surety[found.cluster] + opinion.max(axis=1)) / 2
+        to = slice(where[0], where[-1] + 1) if whole else where  # a slice is filled without looking up each row
+        table.put(to, found, decided, opinion)
+        table.surety[to] = (learned.surety[found.cluster] + table.first_confidence[to]) / 2
 
     step = max(1, BLOCK_CELLS // max(learned.clusters.k, images.opinion.classes, images.features.dim))
     with one_thread_each() as each:
