@@ -45,7 +45,7 @@ def test_files_hold_what_sample_draws(model: Generator, tmp_path: Path) -> None:
     assert [Path(name).name for name in drawn] == ["000000.png", "000001.png", "000000.png", "000001.png", "000002.png"]
     expected = model.sample(["owl", "a/b"], [3, 2], **HOW)[..., 0]
     np.testing.assert_array_equal([drawn[f"owl/00000{place}.png"] for place in range(3)], expected[:3])
-    assert seen[-1] == ("images", 5, 5)
+    assert seen == [("steps for 5 images", step, 4) for step in range(1, 5)]
     assert Image.open(tmp_path / "grid.png").width > 200
 
 

@@ -93,7 +93,7 @@ def test_a_run_leaves_a_model_and_what_tells_of_it(tmp_path: Path) -> None:
         **OPTIONS,
         progress=lambda *told: seen.append(told),
     )
-    assert {stage for stage, _, _ in seen} == {"pictures", "unet", "classifier"}
+    assert {stage for stage, _, _ in seen} == {"pictures", "unet", "steps for 16 images", "classifier"}
     assert seen[-1] == ("classifier", 2, 2)
     assert np.load(tmp_path / "run" / "pictures.npy")[:, 0, 0, 0].tolist() == [30, 220] * 10
     assert model.names == tuple(NAMES)

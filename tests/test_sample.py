@@ -74,6 +74,15 @@ def test_images_of_one_class_differ() -> None:
     assert len({image.tobytes() for image in images}) == 4
 
 
+@pytest.mark.parametrize("method", ["dpm", "heun", "ddim", "ancestral"])
+def test_progress_counts_the_steps_of_all_batches(method: Method) -> None:
+    seen: list[tuple[str, int, int]] = []
+    model = generator()
+    told = model.sample("dog", n=3, batch=2, steps=4, method=method, progress=lambda *one: seen.append(one))
+    assert seen == [("steps for 3 images", done, 8) for done in range(1, 9)]
+    np.testing.assert_array_equal(model.sample("dog", n=3, batch=2, steps=4, method=method), told)
+
+
 def test_streaming_gives_the_same_images() -> None:
     model = generator()
     streamed = list(model.stream("cat", n=5, steps=3, batch=2))

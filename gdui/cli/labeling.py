@@ -168,7 +168,8 @@ def demo(arguments: argparse.Namespace) -> None:
     """Labels the embedded digits, then draws new ones."""
     from gdui import demo as package
 
-    found = package.run(arguments.out)
+    with Progress() as progress:
+        found = package.run(arguments.out, progress=progress)
     told = {
         "scores": {score.way: score.accuracy for score in found.scores},
         "run": str(found.folder),

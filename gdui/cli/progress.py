@@ -16,7 +16,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._stage = ""
-        self._from = (0.0, 0)
+        self._begun: dict[str, tuple[float, int, int]] = {}
         self._shown_at = self._opened = time.monotonic()
         self._line = ""
 
@@ -24,11 +24,15 @@ class Progress:
         now = time.monotonic()
         if stage != self._stage:
             self._finish_line()
-            self._stage, self._from = stage, (now, done)
+            self._stage = stage
+        began, first, last = self._begun.get(stage, (now, done, done))
+        if done < last:  # the same once more
+            began, first = now, done
+        self._begun[stage] = began, first, done
         pause = TERMINAL_SECONDS if self._terminal else LOG_SECONDS
         if now - self._shown_at >= pause or (self._line and done == total):
             self._shown_at = now
-            self._show(_line(stage, done, total, done - self._from[1], now - self._from[0]))
+            self._show(_line(stage, done, total, done - first, now - began))
 
     def __enter__(self) -> "Progress":
         return self
@@ -52,11 +56,20 @@ class Progress:
 
 
 def _line(stage: str, done: int, total: int, moved: int, seconds: float) -> str:
-    rate = moved / seconds if seconds > 0 else 0.0
     of = f" of {total:,}" if total else ""
-    speed = f", {rate:,.0f}/s" if rate else ""
-    left = f", {_clock((total - done) / rate)} left" if rate and total > done else ""
-    return f"{stage}: {done:,}{of}{speed}{left}"
+    if moved <= 0 or seconds <= 0:
+        return f"{stage}: {done:,}{of}"
+    left = f", {_clock((total - done) * seconds / moved)} left" if total > done else ""
+    return f"{stage}: {done:,}{of}, {_pace(moved / seconds)}{left}"
+
+
+def _pace(rate: float) -> str:
+    """So many a second, or of slow things the seconds that each takes."""
+    return f"{_figure(rate)}/s" if rate >= 1 else f"{_figure(1 / rate)} s each"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
 def _clock(seconds: float) -> str:

@@ -66,8 +66,8 @@ def draw_digits(
         mode="overwrite",
         progress=progress,
     )
-    asked = model.sample(NAMES, n=COLUMNS, seed=seed)
-    unasked = model.sample(n=COLUMNS, seed=seed)
+    asked = model.sample(NAMES, n=COLUMNS, progress=progress, seed=seed)
+    unasked = model.sample(n=COLUMNS, progress=progress, seed=seed)
     title = "Drawn by name, and (last row) without one"
     write_grid(folder / GRID, np.concatenate([asked, unasked]), [*NAMES, "(no name)"], title=title)
     return Drawn(model, folder / GRID)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from gdui.diffusion.gather import Progress
 from gdui.diffusion.generator import Asked, Classes, Drawing, Generator
 from gdui.diffusion.grid import write_grid
 from gdui.labels.export import folder_names
@@ -29,7 +30,7 @@ def draw_into(
     classes: Classes = None,
     n: int | Sequence[int] = 1,
     *,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     **how: Any,
 ) -> int:
     """Draws what `Generator.sample` would into folder/CLASS/NUMBER.png and grid.png; returns how many are new.
@@ -47,12 +48,10 @@ def draw_into(
     for path in {file.parent for file in files}:
         path.mkdir(parents=True, exist_ok=True)
     done = 0
-    for images in model.draw(asked, missing, drawing):
+    for images in model.draw(asked, missing, drawing, progress):
         for row, image in zip(missing[done:], images, strict=False):
             _write(files[row], image)
         done += len(images)
-        if progress:
-            progress("images", len(files) - len(missing) + done, len(files))
     _grid(folder, model, asked, files)
     return done
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gdui import checks
 from gdui.diffusion.checkpoints import fill, load_weights
 from gdui.diffusion.classifier import Classifier, ClassifierConfig
+from gdui.diffusion.gather import Progress
 from gdui.diffusion.latents import Coder, coder_of
 from gdui.diffusion.sample import GradAt, Guide, Method, Sampler, image_seeds
 from gdui.diffusion.schedule import Schedule
@@ -102,7 +103,9 @@ class Generator:
                     f"the network knows {network.config.classes} classes, but there are {len(self.names)} names"
                 )
 
-    def sample(self, classes: Classes = None, n: int | Sequence[int] = 1, **how: Any) -> Images:
+    def sample(
+        self, classes: Classes = None, n: int | Sequence[int] = 1, *, progress: Progress | None = None, **how: Any
+    ) -> Images:
         """`n` images of each class [images, height, width, channels], a class's images side by side.
 
         An image depends on the seed, its class and its number in the class: not on `n` or the other classes. In batches
@@ -111,15 +114,18 @@ class Generator:
         Args:
             classes: one name, several, or None for images of no named class.
             n: how many of each class, or a number for every one of them.
+            progress: called with (what is drawn, steps done, steps in all).
             how: fields of `Drawing`, such as guidance, steps and seed.
         """
-        return np.concatenate(list(self.stream(classes, n, **how)))
+        return np.concatenate(list(self.stream(classes, n, progress=progress, **how)))
 
-    def stream(self, classes: Classes = None, n: int | Sequence[int] = 1, **how: Any) -> Iterator[Images]:
+    def stream(
+        self, classes: Classes = None, n: int | Sequence[int] = 1, *, progress: Progress | None = None, **how: Any
+    ) -> Iterator[Images]:
         """`sample`, a batch at a time."""
         drawing = Drawing(**how)
         asked = self.asked(classes, n, drawing)
-        return self.draw(asked, np.arange(len(asked.classes)), drawing)
+        return self.draw(asked, np.arange(len(asked.classes)), drawing, progress)
 
     def asked(self, classes: Classes, n: int | Sequence[int], drawing: Drawing) -> Asked:
         """Which images these arguments of `sample` mean."""
@@ -133,32 +139,42 @@ class Generator:
             checks.in_range("guidance", scale, -1e6, 1e6)
         return Asked(np.repeat(indices, counts), np.repeat(np.array(scales, np.float32), counts))
 
-    def draw(self, asked: Asked, rows: npt.NDArray[np.integer], drawing: Drawing) -> Iterator[Images]:
+    def draw(
+        self, asked: Asked, rows: npt.NDArray[np.integer], drawing: Drawing, progress: Progress | None = None
+    ) -> Iterator[Images]:
         """Some of the images asked for, a batch at a time."""
         sampler = self._sampler(asked, drawing)
         seeds = image_seeds(drawing.seed, asked.classes)
+        stage = f"steps for {len(rows):,} image{'s' * (len(rows) != 1)}"
         # One fixed shape: every image is computed by the same kernels whatever its neighbours are, and how many.
-        for start in range(0, len(rows), drawing.batch):
+        starts, done = range(0, len(rows), drawing.batch), 0
+        for start in starts:
             kept = rows[start : start + drawing.batch]
             padded = np.resize(kept, drawing.batch)
-            yield self._batch(sampler, asked.classes[padded], asked.scales[padded], seeds[padded])[: len(kept)]
+            for state in self._states(sampler, asked.classes[padded], asked.scales[padded], seeds[padded]):
+                drawn, done = state, done + 1
+                if progress:
+                    progress(stage, done, len(starts) * drawing.steps)
+            yield self._pixels(drawn)[: len(kept)]
 
-    def _batch(
+    def _states(
         self,
         sampler: Sampler,
         wanted: npt.NDArray[np.integer],
         scales: npt.NDArray[np.float32],
         seeds: npt.NDArray[np.int64],
-    ) -> Images:
+    ) -> Iterator[Tensor]:
+        """A batch on its way from noise to images."""
         config, device = self.unet.config, next(self.unet.parameters()).device
         told = wanted if wanted[0] >= 0 or config.classes is None else np.full_like(wanted, config.classes)
         labels = torch.from_numpy(told).to(device) if told[0] >= 0 else None
         shape = (config.channels, config.image_size, config.image_size)
         pull = torch.from_numpy(scales).to(device) if sampler.guides else None
-        *_, images = sampler.states(shape, labels, torch.from_numpy(seeds).to(device), pull)
-        if self.coder is not None:
-            with torch.no_grad():
-                images = self.coder.decode(images)
+        return sampler.states(shape, labels, torch.from_numpy(seeds).to(device), pull)
+
+    @torch.no_grad()
+    def _pixels(self, drawn: Tensor) -> Images:
+        images = drawn if self.coder is None else self.coder.decode(drawn)
         pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return np.asarray(pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy())
 

@@ -228,7 +228,13 @@ class _Workshop:
         weights = trained.averages[min(trained.averages)] if trained.averages else list(model.unet.parameters())
         with wearing(model.unet, weights):
             images = replace(model).sample(  # a copy, which keeps no second network until the next time
-                names, n=8 if names else 64, guidance=0, steps=12, batch=32, seed=self.plan.recipe.seed
+                names,
+                n=8 if names else 64,
+                progress=self.progress,
+                guidance=0,
+                steps=12,
+                batch=32,
+                seed=self.plan.recipe.seed,
             )
         (self.folder / SAMPLES).mkdir(exist_ok=True)
         path = self.folder / SAMPLES / f"step-{trained.step:08d}.png"
