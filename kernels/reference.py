@@ -32,10 +32,11 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> tuple[T
     Those are Σ share (x - k) over the rows x of the queue [B, d], and Σ share [B], where share is the softmax.
     """
     q, k, queue = exact(q), exact(k), exact(queue)
-    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / temperature
-    share = torch.softmax(logits, 1)[:, 1:]
-    rest = share.sum(1)
-    return torch.logsumexp(logits, 1) - logits[:, 0], share @ queue - rest[:, None] * k, rest
+    with torch.autocast(q.device.type, enabled=False):
+        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / temperature
+        share = torch.softmax(logits, 1)[:, 1:]
+        rest = share.sum(1)
+        return torch.logsumexp(logits, 1) - logits[:, 0], share @ queue - rest[:, None] * k, rest
 
 
 def double_softmax_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -92,6 +92,24 @@ def test_each_row_is_alone(backend: str) -> None:
     torch.testing.assert_close(together, alone)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_second_derivative_raises(backend: str) -> None:
+    q, k, queue = (value.float() for value in vectors(3, 7, 4, device_of(backend)))
+    q, k = q.requires_grad_(), k.requires_grad_()
+    loss = ops.info_nce(q, k, queue, 0.2, backend=backend)  # type: ignore[arg-type]
+    gradients = torch.autograd.grad(loss.sum(), (q, k), create_graph=True)
+    with pytest.raises(RuntimeError, match="info_nce has no second derivative"):
+        sum(gradient.square().sum() for gradient in gradients).backward()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_rounds_nothing(backend: str) -> None:
+    q, k, queue = (value.float() for value in vectors(8, 70, 64, device_of(backend)))
+    with torch.autocast(q.device.type, torch.bfloat16):
+        loss = ops.info_nce(q, k, queue, 0.07, backend=backend)  # type: ignore[arg-type]
+    assert torch.equal(loss, ops.info_nce(q, k, queue, 0.07, backend=backend))  # type: ignore[arg-type]
+
+
 def test_a_forced_choice_that_cannot_run_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every obstacle but the width is taken away, as on a GPU."""
     monkeypatch.setattr(dispatch, "triton_obstacle", lambda tensors: None)

@@ -8,6 +8,7 @@ from torch import Tensor
 from gdui.kernels import reference
 from gdui.ops.arguments import check_tensor
 from gdui.ops.dispatch import Backend, choose, wider
+from gdui.ops.once import once
 
 __all__ = ["info_nce"]
 
@@ -110,12 +111,15 @@ def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, T
 
 
 def backward(ctx: Any, dloss: Tensor, _dpull: Tensor, _drest: Tensor) -> tuple[Tensor | None, ...]:
-    q, pull, rest = ctx.saved_tensors
     needs_q, needs_k, *_ = ctx.needs_input_grad
-    scale = dloss[:, None] / ctx.temperature
-    dq = (scale * pull).to(q.dtype) if needs_q else None
-    dk = (-scale * rest[:, None] * q).to(q.dtype) if needs_k else None
-    return dq, dk, None, None, None
+
+    def run(dloss: Tensor, q: Tensor, pull: Tensor, rest: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        scale = dloss[:, None] / ctx.temperature
+        dq = (scale * pull).to(q.dtype) if needs_q else None
+        dk = (-scale * rest[:, None] * q).to(q.dtype) if needs_k else None
+        return dq, dk
+
+    return *once("info_nce", run, dloss, *ctx.saved_tensors), None, None, None
 
 
 info_nce_op.register_autograd(backward, setup_context=save_for_backward)

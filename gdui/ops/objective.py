@@ -26,12 +26,14 @@ from gdui.ops.images import (
     table_of,
     threads,
 )
+from gdui.ops.once import once
 
 __all__ = ["Kind", "Target", "Weighting", "denoising_loss"]
 
 Kind = Literal["simple", "hybrid", "rescaled_hybrid", "vlb"]
 Target = Literal["eps", "x0", "v"]
 Weighting = Literal["min_snr", "p2"]
+NAME = "denoising_loss"
 
 
 def denoising_loss(
@@ -149,24 +151,6 @@ def backward_by(run: Callable[..., Tensor]) -> Callable[[Any, Tensor], tuple[Ten
     return backward
 
 
-class Once(torch.autograd.Function):
-    """Runs a function on the tensors that a gradient is made of, and raises where that is to be differentiated."""
-
-    @staticmethod
-    def forward(_ctx: Any, run: Callable[..., Tensor], *inputs: Any) -> Tensor:
-        return run(*inputs)
-
-    @staticmethod
-    def backward(_ctx: Any, *_gradient: Tensor) -> None:
-        raise RuntimeError("denoising_loss has no second derivative")
-
-
-def once(run: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """Runs a function that has no derivative: `Once`, where one might be asked for."""
-    out: Tensor = Once.apply(run, *inputs) if torch.is_grad_enabled() else run(*inputs)
-    return out
-
-
 def scaled(gradient: Tensor, dloss: Tensor, prediction: Tensor) -> Tensor:
     """The prediction's gradient, made in place from that of the losses' sum."""
     return gradient.mul_(dloss.view(-1, *(1,) * (gradient.ndim - 1))).to(prediction.dtype)
@@ -193,8 +177,8 @@ class DenoisingLoss(torch.autograd.Function):
     def backward(ctx: Any, *dloss: Tensor) -> tuple[Tensor | None, ...]:
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            return backward_by(partial(once, compute_gradient))(ctx, *dloss)
-        return once(partial(scaled, gradient), *dloss, ctx.saved_tensors[0]), *[None] * 9
+            return backward_by(partial(once, NAME, compute_gradient))(ctx, *dloss)
+        return once(NAME, partial(scaled, gradient), *dloss, ctx.saved_tensors[0]), *[None] * 9
 
 
 ARGUMENTS = (
