@@ -7,6 +7,7 @@ import torch
 from backends import device_of, runnable
 from diffusion_cases import SHAPES, backends_and_types, moved, steps_for, wave
 from tolerance import assert_no_worse
+from torch.autograd import forward_ad
 
 from gdui import ops
 from gdui.diffusion.schedule import Schedule
@@ -51,10 +52,17 @@ def test_gradients_reach_the_images_and_the_noise() -> None:
 
 
 def test_it_compiles_whole() -> None:
+    """A schedule that has no table yet makes it on the way."""
     x0, t, seed = wave(0.7, 2, 3, 5, 5).float(), torch.tensor([3, 40]), torch.tensor([1, 2])
-    SCHEDULE.table("cpu")
-    compiled = torch.compile(lambda x: ops.noise_images(x, t, SCHEDULE, seed=seed), fullgraph=True, backend="aot_eager")
+    new = Schedule.from_name("cosine", 50)
+    compiled = torch.compile(lambda x: ops.noise_images(x, t, new, seed=seed), fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x0), ops.noise_images(x0, t, SCHEDULE, seed=seed))
+
+
+def test_a_tangent_is_not_lost() -> None:
+    x0, t = wave(0.7, 2, 1, 3, 3).float(), torch.tensor([3, 40])
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp"):
+        ops.noise_images(forward_ad.make_dual(x0, x0), t, SCHEDULE, seed=t)
 
 
 def test_the_op_is_registered_as_pytorch_wants() -> None:

@@ -81,6 +81,12 @@ def test_the_table_has_a_row_a_step_and_is_made_once() -> None:
     assert schedule.timesteps(torch.tensor([0, 9])).tolist() == [0, 49]
 
 
+def test_a_table_made_in_inference_mode_can_be_trained_with() -> None:
+    schedule = Schedule.from_name("cosine", 50)
+    with torch.inference_mode():
+        assert not schedule.table().is_inference()
+
+
 def test_a_schedule_of_one_step_is_finite() -> None:
     assert Schedule.from_name("linear", 1).table().isfinite().all()
 

@@ -56,7 +56,8 @@ class Schedule:
         """The coefficients [steps, columns] on `device`, made once for each device and type."""
         key = (torch.device(device), dtype)
         if key not in self._tables:
-            self._tables[key] = torch.from_numpy(coefficients(self.betas, self.timestep_map)).to(*key)
+            with torch.inference_mode(False):  # what is made in that mode could never be trained with
+                self._tables[key] = torch.from_numpy(coefficients(self.betas, self.timestep_map)).to(*key)
         return self._tables[key]
 
     def timesteps(self, t: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, Protocol, overload
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from gdui.ops.arguments import check_floats, check_tensor
 
@@ -124,11 +125,19 @@ def array(tensor: Tensor | None) -> npt.NDArray[Any] | None:
 def runner(
     op: Callable[..., Tensor], differentiable: Callable[..., Tensor], plain: Callable[..., Tensor], *by: Tensor | None
 ) -> Callable[..., Tensor]:
-    """What to run: the registered op where PyTorch compiles, else only as much as the gradients wanted ask for."""
+    """What to run: the registered op where PyTorch compiles, else only as much as the gradients wanted ask for.
+
+    A tangent asks too: forward-mode differentiation then raises, where it would be lost.
+    """
     if torch.compiler.is_compiling():
         return op
-    wanted = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in by)
+    wanted = torch.is_grad_enabled() and any(tensor is not None and differentiates(tensor) for tensor in by)
     return differentiable if wanted else plain
+
+
+def differentiates(tensor: Tensor) -> bool:
+    tangent: Tensor | None = unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
+    return tensor.requires_grad or tangent is not None
 
 
 def threads() -> int:
