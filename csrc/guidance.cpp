@@ -36,8 +36,9 @@ void set_ancestral(const Step &step, const float *row, Factors &factors) {
 }
 
 void set_ddim(const Step &step, const float *row, Factors &factors) {
-  const double sigma = static_cast<double>(step.eta) * row[kDdimSigma], spread = row[kNoise];
-  const double direction = std::sqrt(std::max(row[kPreviousNoiseVariance] - sigma * sigma, 0.0));
+  const double eta = step.eta, spread = row[kNoise], sigma = eta * row[kDdimSigma];
+  const double old = eta * row[kPosteriorXt] * spread; // direction^2 is 1 - abar' - sigma^2, where nothing cancels
+  const double direction = std::sqrt((1 - eta * eta) * row[kPreviousNoiseVariance] + old * old);
   factors.of_x = static_cast<float>(direction / spread);
   factors.of_x0 = static_cast<float>(row[kPreviousSignal] - direction * row[kSignal] / spread);
   factors.of_gradient =

@@ -76,7 +76,8 @@ def ddim(x, x0, push, drawn, eta, row, valid):
     """√ᾱ' x0 + √(1-ᾱ'-σ²) eps + σ noise, where eps is moved by -√(1-ᾱ) push, and x0 with it."""
     spread, ratio = entry(row, NOISE, valid), entry(row, NOISE_RATIO, valid)
     sigma = eta * entry(row, DDIM_SIGMA, valid)
-    direction = tl.sqrt(tl.maximum(entry(row, PREVIOUS_NOISE, valid) - sigma * sigma, 0.0))
+    old = eta * entry(row, POSTERIOR_XT, valid) * spread  # the direction's square is 1-ᾱ'-σ², where nothing cancels
+    direction = tl.sqrt((1.0 - eta * eta) * entry(row, PREVIOUS_NOISE, valid) + old * old)
     eps = (x - entry(row, SIGNAL, valid) * x0) / spread - spread * push
     return entry(row, PREVIOUS_SIGNAL, valid) * (x0 + ratio * spread * push) + direction * eps + sigma * drawn
 

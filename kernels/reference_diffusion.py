@@ -197,11 +197,13 @@ def guided_step(step: Step) -> Tensor:
         log_variance, variances = step_variance(values, x, t, table, step.variance)
         mean = posterior_mean(x0, x_t, t, table) + variances * push
         return (mean + torch.exp(0.5 * log_variance) * drawn).to(x.dtype)
-    ratio, inverse = at(table, t, Column.NOISE_RATIO, x), at(table, t, Column.INVERSE_SIGNAL, x)
-    eps = (inverse * x_t - x0) / ratio - at(table, t, Column.NOISE, x) * push
-    x0 = inverse * x_t - ratio * eps
+    spread = at(table, t, Column.NOISE, x)
+    eps = (x_t - at(table, t, Column.SIGNAL, x) * x0) / spread - spread * push
+    x0 = x0 + at(table, t, Column.NOISE_RATIO, x) * spread * push
     sigma = step.eta * at(table, t, Column.DDIM_SIGMA, x)
-    direction = torch.sqrt(at(table, t, Column.PREVIOUS_NOISE_VARIANCE, x) - sigma**2)
+    # The direction's square is 1-ᾱ'-σ²; that difference would be lost in rounding where a stride is wide and η one.
+    old = step.eta * at(table, t, Column.POSTERIOR_XT, x) * spread
+    direction = torch.sqrt((1 - step.eta**2) * at(table, t, Column.PREVIOUS_NOISE_VARIANCE, x) + old**2)
     return (at(table, t, Column.PREVIOUS_SIGNAL, x) * x0 + direction * eps + sigma * drawn).to(x.dtype)
 
 

@@ -120,6 +120,19 @@ def test_the_first_step_adds_no_noise() -> None:
         assert torch.equal(one, ops.guided_step(x, prediction, t, SCHEDULE, seed=t, **options))
 
 
+@pytest.mark.parametrize("respacing", ["2", "3", "4", "5"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_widest_strides_lose_nothing_to_rounding(backend: Any, respacing: str) -> None:
+    """At η = 1 almost nothing is left of the old noise, and the difference of two shares would say nothing."""
+    schedule = Schedule.from_name("cosine", 1000, respacing)
+    t, (x, prediction, _, noise) = torch.arange(len(schedule)), inputs((len(schedule), 3, 4, 4))
+    options: dict[str, Any] = {"method": "ddim", "eta": 1.0}
+    truth = ops.guided_step(x, prediction, t, schedule, noise=noise, **options)
+    seen, said, drawn = (moved(value, backend) for value in (x, prediction, noise))
+    out = ops.guided_step(seen, said, t.to(seen.device), schedule, noise=drawn, backend=backend, **options)
+    torch.testing.assert_close(out.cpu(), truth.float(), rtol=2e-6, atol=2e-6)
+
+
 def step(case: dict[str, Any], values: list[Tensor], t: Tensor, backend: str, **noise: Tensor) -> Tensor:
     x, prediction, gradient = values[:3]
     tensors: dict[str, Any] = {}
