@@ -31,7 +31,8 @@ def surprise(x, away, log_variance):
     lower = tl.where(outermost, 0.0, lower)
     lower_density = tl.where(outermost, 0.0, lower_density)
     mass = upper - lower
-    share = tl.where(mass < 1e-12, 0.0, 1.0 / tl.maximum(mass, 1e-12))
+    held = tl.maximum(mass, 1e-12, propagate_nan=tl.PropagateNan.ALL)
+    share = tl.where(mass < 1e-12, 0.0, 1.0 / held)
     by_away = -mirrored * inverse * (upper_density - lower_density) * share
     by_log_variance = 0.5 * (upper_z * upper_density - lower_z * lower_density) * share
-    return -tl.log(tl.maximum(mass, 1e-12)), by_away, by_log_variance
+    return -tl.log(held), by_away, by_log_variance

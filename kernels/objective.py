@@ -61,7 +61,7 @@ def errors(
     predicted, predicted_strides, x0, x0_strides, noise, noise_strides, row, valid, image, start, count, positions,
     TARGET: tl.constexpr, DRAWN: tl.constexpr, FLAT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """predicted - truth, zero outside the image."""
+    """predicted - truth, zero outside the image, NaN for a step that is not in the table."""
     i = start + tl.arange(0, BLOCK)
     inside = i < count
     if TARGET == "x0":
@@ -75,7 +75,8 @@ def errors(
             clean = read(x0, x0_strides, image, i, inside, positions, FLAT)
             signal, spread = tl.load(row + SIGNAL, valid, float("nan")), tl.load(row + NOISE, valid, float("nan"))
             truth = signal * truth - spread * clean
-    return tl.where(inside, read(predicted, predicted_strides, image, i, inside, positions, FLAT) - truth, 0.0)
+    error = read(predicted, predicted_strides, image, i, inside, positions, FLAT) - truth
+    return tl.where(inside, tl.where(valid, error, float("nan")), 0.0)
 
 
 @triton.jit

@@ -282,6 +282,37 @@ def test_mistakes_are_named(channels: int, options: dict[str, Any], message: str
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("channel", [0, 1], ids=["mean", "variance"])
+@pytest.mark.parametrize("kind", ["hybrid", "vlb"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_no_number_stays_seen(backend: str, kind: Any, channel: int) -> None:
+    prediction, x0, noise = (moved(value, backend) for value in inputs((3, 1, 3, 3)))
+    prediction[:2, channel, 1, 1] = torch.nan
+    t = torch.tensor([0, 20, 0], device=x0.device)
+    loss, gradient = both(prediction, x0, t, torch.ones(3), backend, noise=noise, kind=kind)
+    assert loss.isnan().tolist() == [True, True, False]
+    assert gradient.flatten(1).isnan().any(1).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(("kind", "target", "weighting"), CASES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_outside_the_schedule_gives_no_number(backend: str, kind: Any, target: Any, weighting: Any) -> None:
+    """On a GPU, where nobody waits to look; on the CPU it raises before a kernel is reached."""
+    prediction, x0, noise = (moved(value, backend) for value in inputs((3, 1, 9)))
+    t = torch.tensor([-1, 50, 49], device=x0.device)
+    if device_of(backend) == "cpu":
+        with pytest.raises(ValueError, match="t must be in"):
+            both(prediction, x0, t, torch.ones(3), backend, noise=noise, kind=kind, target=target, weighting=weighting)
+    if backend == "triton":
+        from gdui.kernels import objective
+
+        given = Denoising(prediction, x0, t, SCHEDULE.table(x0.device), noise, None, kind, target, weighting or "none")
+        gradient = torch.empty_like(prediction)
+        objective.denoising_loss_backward(torch.ones(3, device=x0.device), given, gradient)
+        assert objective.denoising_loss(given).isnan().tolist() == [True, True, False]
+        assert gradient[:, 0].isnan().all(1).tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("wanted", [False, True], ids=["value", "gradient"])
 def test_steps_outside_the_schedule_are_named(dtype: torch.dtype, wanted: bool) -> None:
