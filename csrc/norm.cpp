@@ -12,6 +12,7 @@ namespace gdui {
 namespace {
 
 constexpr std::int64_t kBlock = 16; // pixels summed in float before the sum goes on in double
+constexpr std::int64_t kFew = 8;    // pixels whose mean stands for all, so far as rounding goes
 
 // Some whole groups of one image: `width` channels of each pixel, `step` apart from pixel to pixel; where they start.
 struct Slab {
@@ -47,11 +48,20 @@ private:
   std::vector<double> total_;
 };
 
-// Each group's mean and 1 / sqrt(variance + eps), from each channel's distances to its first pixel, so nothing cancels.
-template <class T> GDUI_INLINE void statistics(const T *x, const Slab &slab, float eps, float *mean, float *rstd) {
+// The mean of each channel's first pixels: near the others, even where one pixel is far from them.
+template <class T> GDUI_INLINE std::vector<float> origin_of(const T *x, const Slab &slab) {
   std::vector<float> origin(slab.width);
-  for (std::int64_t c = 0; c < slab.width; ++c)
-    origin[c] = to_float(x[c]);
+  const std::int64_t some = std::min(kFew, slab.pixels);
+  const float share = 1.0f / some;
+  for (std::int64_t p = 0; p < some; ++p)
+    for (std::int64_t c = 0; c < slab.width; ++c)
+      origin[c] += to_float(x[p * slab.step + c]) * share;
+  return origin;
+}
+
+// Each group's mean and 1 / sqrt(variance + eps), from each channel's distances to its origin, so that little cancels.
+template <class T> GDUI_INLINE void statistics(const T *x, const Slab &slab, float eps, float *mean, float *rstd) {
+  const std::vector<float> origin = origin_of(x, slab);
   Sums sums(slab.width);
   for (std::int64_t p = 0; p < slab.pixels; ++p) {
     const T *in = x + p * slab.step;

@@ -17,7 +17,7 @@ struct Affine {
 };
 
 // y = f(gain (x - mean) rstd + offset) for x (batch, pixels, channels), where f is SiLU or nothing; mean and rstd are
-// those of each image's group of channels, and written (batch, groups) for the way back.
+// those of each channel's group, and written (batch, channels) for the way back.
 template <class T>
 void group_norm(const T *x, const Images &shape, const Affine &affine, float eps, bool silu, T *y, float *mean,
                 float *rstd, int threads);

@@ -43,13 +43,16 @@ def _group_norm_forward(
 ):
     """y = f(gain (x - mean) rstd + offset), f SiLU or nothing, for one tile's groups of one image; sums in float32.
 
-    Sums are of distances to the first pixel, so that a large mean cancels nothing.
+    Sums are of distances to the first pixels' mean, so that neither a large mean nor one pixel far off cancels much.
     """
     image = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1).to(tl.int64) * WIDTH + tl.arange(0, BLOCK_C)
     here = (tl.arange(0, BLOCK_C) < WIDTH) & (c < channels)
     start = image * pixels * channels
-    origin = tl.load(x_ptr + start + c, mask=here, other=0.0).to(tl.float32)
+    p = tl.arange(0, BLOCK_P).to(tl.int64)
+    mask = (p < pixels)[:, None] & here[None, :]
+    x = tl.load(x_ptr + start + p[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    origin = tl.sum(x, 0) / tl.minimum(BLOCK_P, pixels)
     total = tl.zeros([BLOCK_C], tl.float32)
     square = tl.zeros([BLOCK_C], tl.float32)
     for first in range(0, pixels, BLOCK_P):

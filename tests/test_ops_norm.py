@@ -91,6 +91,17 @@ def test_a_large_mean_cancels_nothing(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_first_pixel_far_from_the_others_cancels_nothing(backend: str) -> None:
+    x = torch.randn(1, 8, 64, 64, generator=torch.Generator().manual_seed(0))
+    x[..., 0, 0] = 64.0
+    x = x.to(device_of(backend))
+    one, zero = torch.ones(8, device=x.device), torch.zeros(8, device=x.device)
+    y = ops.group_norm_silu(x, 2, one, zero, silu=False, backend=backend)
+    right = F.group_norm(x.double(), 2)
+    torch.testing.assert_close(y[..., 1:, :].double(), right[..., 1:, :], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_closed_forms(backend: str) -> None:
     """A flat group becomes its offset; ±1 has mean 0 and variance 1."""
     device = device_of(backend)
