@@ -4,7 +4,7 @@ import torch
 from backends import device_of, runnable
 from torch import Tensor
 
-SHAPES = [(4, 3, 8, 8), (3, 3, 7, 5), (2, 2, 33), (0, 3, 4, 4)]
+SHAPES = [(4, 3, 8, 8), (3, 3, 7, 5), (2, 2, 33), (0, 3, 4, 4), (2, 3, 0, 4)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -30,7 +30,7 @@ def test_given_noise_is_mixed_in(
     plain = signal.sqrt().to(dtype) * x0 + (1 - signal).sqrt().to(dtype) * noise
     images, given = (moved(value, backend, dtype, channels_last) for value in (x0, noise))
     out = ops.noise_images(images, t.to(device_of(backend)), SCHEDULE, noise=given, backend=backend)  # type: ignore[arg-type]
-    assert not len(x0) or out.stride() == images.stride()
+    assert not x0.numel() or out.stride() == images.stride()
     assert_no_worse(out.cpu(), plain, truth)
 
 

@@ -85,10 +85,10 @@ def compute(*arguments: Any) -> Tensor:
     if chosen != "native":  # which looks itself
         require_steps(given.t, given.table)
     losses: Tensor
-    if chosen == "reference":
-        losses = reference.denoising_loss(given)
-    elif not given.x0.numel():
+    if not given.x0.numel():
         losses = given.x0.new_zeros(len(given.x0), dtype=given.table.dtype)
+    elif chosen == "reference":
+        losses = reference.denoising_loss(given)
     elif chosen == "native":
         losses = native(given, None, None)
     else:
