@@ -124,6 +124,20 @@ def test_a_perfectly_calibrated_prediction_has_almost_no_error(rng: np.random.Ge
     assert score.calibration(np.ones(200_000, int), predicted, sure).error < 0.01
 
 
+def test_endless_confidence_is_the_surest() -> None:
+    found = score.risk_coverage([0, 0, 0], [0, 1, 0], [np.inf, np.inf, -np.inf])
+    assert found.confidence.tolist() == [np.inf, -np.inf]
+    np.testing.assert_allclose(found.risk, [1 / 2, 1 / 3])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint64])
+def test_every_type_of_whole_numbers_counts_alike(kind: type) -> None:
+    truth, predicted = np.array([0, 2, 2, 120]), np.array([1, 2, 0, 120])
+    assert np.array_equal(
+        score.confusion(truth.astype(kind), predicted.astype(kind)), score.confusion(truth, predicted)
+    )
+
+
 def test_nobody_labelled_is_no_error() -> None:
     assert score.risk_coverage([0, 1], [-1, -1], [0.5, 0.5]).area == 0
     assert score.calibration([0, 1], [-1, -1], [np.nan, np.nan]).error == 0

@@ -174,6 +174,11 @@ def test_inception_score_of_sure_and_even_answers_is_the_number_of_classes() -> 
     assert inception_score(np.zeros((50, 8))).mean == pytest.approx(1)
 
 
+def test_a_class_that_no_image_shows_leaves_the_inception_score_known() -> None:
+    logits = 1000 * np.eye(8)[np.arange(700) % 7]
+    assert inception_score(logits, parts=1).mean == pytest.approx(7)
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Inception with random weights that keep the signal alive through its depth."""
@@ -208,6 +213,9 @@ def test_scores_are_torch_fidelitys(weights: Path, pictures: tuple[np.ndarray, n
     from torch_fidelity.metric_prc import prc_features_to_metric
 
     theirs = FeatureExtractorInceptionV3("theirs", ["2048", "logits_unbiased"], str(weights))
+    maps: list[torch.Tensor] = []
+    mixed = [part for name, part in theirs.named_children() if name.startswith("Mixed")]
+    mixed[6].branch1x1.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
     drawn, real = (theirs(torch.from_numpy(images).permute(0, 3, 1, 2)) for images in pictures)
     network = inception_network(str(weights), device="cpu", batch=IMAGES)
     seen, truth = (observe.observe(images, network, size=40) for images in pictures)
@@ -231,7 +239,10 @@ def test_scores_are_torch_fidelitys(weights: Path, pictures: tuple[np.ndarray, n
     )
     assert (ours.precision, ours.recall) == pytest.approx((near["precision"], near["recall"]), abs=1e-6)
     assert seen.spatial is not None
-    assert seen.spatial.mean.shape == (7 * 17 * 17,)
+    spatial = maps[0][:, :7].flatten(1).double().numpy()
+    assert spatial.shape == (IMAGES, 2023)
+    np.testing.assert_allclose(seen.spatial.mean, spatial.mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(seen.spatial.covariance.diagonal(), spatial.var(axis=0, ddof=1), rtol=1e-3, atol=1e-6)
 
 
 def test_what_is_seen_does_not_depend_on_how_images_are_read(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -250,6 +261,10 @@ def test_what_is_seen_does_not_depend_on_how_images_are_read(rng: np.random.Gene
     assert one.logits.shape == (70, 10)
     some = observe.observe(images, network, size=8, samples=66)
     assert some.pooled.tobytes() == one.pooled[:66].tobytes()
+    smaller = observe.observe(images, digits_network(device="cpu", batch=9), size=8)
+    np.testing.assert_allclose(smaller.pooled, one.pooled, rtol=1e-5, atol=1e-5)
+    assert smaller.spatial is not None
+    np.testing.assert_allclose(smaller.spatial.mean, one.spatial.mean, rtol=1e-5, atol=1e-5)
 
 
 def test_references_are_kept_by_content(rng: np.random.Generator, tmp_path: Path) -> None:
@@ -283,19 +298,27 @@ import torch.distributed as dist
 from gdui.evaluation.fidelity import networks, observe
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
+images, network = np.load(f"{folder}/images.npy"), networks.digits_network(device="cpu")
+if rank == 0:
+    observe.observe_reference(images[:100], network, size=8, cache=f"{folder}/cache{rank}")
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-images = np.load(f"{folder}/images.npy")
-seen = observe.observe(images, networks.digits_network(device="cpu"), size=8)
+assert len(observe.observe_reference(images[:100], network, size=8, cache=f"{folder}/cache{rank}")) == 100
+seen = observe.observe(images, network, size=8)
 np.savez(f"{folder}/{rank}.npz", pooled=seen.pooled, scatter=seen.spatial.scatter, count=seen.spatial.count)
 dist.destroy_process_group()
 """
 
 
 def test_two_ranks_see_what_one_sees(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Also where only one of them has a reference in its cache: they look together, or wait for ever."""
     images = rng.integers(0, 256, (200, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
     running = [subprocess.Popen([sys.executable, "-P", "-c", RANK, str(rank), str(tmp_path)]) for rank in (0, 1)]
-    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    try:
+        assert [process.wait(timeout=120) for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
     alone = observe.observe(images, digits_network(device="cpu"), size=8)
     assert alone.spatial is not None
     for rank in (0, 1):
@@ -319,6 +342,44 @@ def test_rows_of_one_table_must_be_made_alike(rng: np.random.Generator) -> None:
     assert all(math.isfinite(value) for value in vars(rows["one"]).values() if isinstance(value, float))
 
 
+def judged(count: int, **options: Any) -> Any:
+    images = np.zeros((9, 8, 8), np.uint8)
+    return public.evaluate({"few": images[:count]}, images, digits_network(device="cpu"), **options)
+
+
+def test_weights_of_another_network_are_named(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    for name in ("other.pth", "tensor.pth"):
+        with pytest.raises(ValueError, match=rf"{name}' are not those of torch-fidelity's Inception"):
+            inception_network(str(tmp_path / name), device="cpu")
+
+
+def test_weights_saved_on_a_gpu_are_read_on_a_cpu(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's storages say where they were; whoever reads them says where they go."""
+    read, asked = torch.load, []
+
+    def load(file: Any, **options: Any) -> Any:
+        asked.append(options.get("map_location") if isinstance(file, (str, Path)) else "from memory")
+        return read(file, **options)
+
+    monkeypatch.setattr(torch, "load", load)
+    inception_network(str(weights), device="cpu")
+    assert asked == ["cpu", "from memory"]
+
+
+def test_an_image_that_cannot_be_read_is_named_with_its_set(rng: np.random.Generator, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "set").mkdir()
+    for row in range(5):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "set" / f"{row}.png")
+    (tmp_path / "set" / "0.png").write_bytes(b"no picture")
+    network = digits_network(device="cpu")
+    with pytest.raises(ValueError, match=r"image 0.png of .*set can't be read"):
+        public.evaluate({"one": tmp_path / "set"}, np.zeros((9, 8, 8), np.uint8), network)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -330,6 +391,10 @@ def test_rows_of_one_table_must_be_made_alike(rng: np.random.Generator) -> None:
         (lambda: load_network("digits", weights="x"), "weights are for network 'inception' only"),
         (lambda: inception_network("nowhere.pth"), "'nowhere.pth' is none"),
         (lambda: public.evaluate({}, np.zeros((3, 8, 8), np.uint8)), "at least one set"),
+        (lambda: precision_recall(np.full((9, 3), 1e39), np.ones((9, 3))), "generated in float32 holds NaN or inf"),
+        (lambda: judged(3), "at least 4 images each, not 3 and 9"),
+        (lambda: judged(5, samples=0), "samples must be at least 1, not 0"),
+        (lambda: judged(5, size=0), "size must be at least 1, not 0"),
     ],
 )
 def test_mistakes_are_named(wrong: Any, message: str) -> None:
@@ -351,6 +416,8 @@ def test_the_command_prints_a_table(
     assert set(json.loads(capsys.readouterr().out)["mine"]) >= {"fid", "sfid", "inception_score", "recall"}
     assert main(["evaluate", other, *command[1:]]) == 1
     assert "same samples, but" in capsys.readouterr().err
+    assert main(["evaluate", "mine=", *command[2:]]) == 1
+    assert "sets must be NAME=SOURCE or a source, not 'mine='" in capsys.readouterr().err
 
 
 def test_the_command_scores_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -367,3 +434,12 @@ def test_the_command_scores_labels(tmp_path: Path, capsys: pytest.CaptureFixture
     found = json.loads(capsys.readouterr().out)
     assert found["accuracy"] == 1
     assert found["per class"] == {"left": 1, "right": 1}
+    np.save(tmp_path / "truth.npy", np.zeros(40, int))
+    assert main(["evaluate", run, "--truth", str(tmp_path / "truth.npy"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["per class"] == {"left": 0.5, "right": None}
+    for content in (b"", b"id,label", b"PK\x03\x04"):
+        (tmp_path / "other").write_bytes(content)
+        assert main(["evaluate", run, "--truth", str(tmp_path / "other")]) == 1
+        assert "must be an .npy file of class numbers" in capsys.readouterr().err
+    assert main(["evaluate", run, "--truth", str(tmp_path / "none.npy")]) == 1
+    assert "none.npy: No such file" in capsys.readouterr().err

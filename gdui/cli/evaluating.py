@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,8 @@ def _named(sets: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in sets:
         name, _, source = one.partition("=") if "=" in one and not Path(one).exists() else (one, "", one)
+        if not source:
+            raise ValueError(f"sets must be NAME=SOURCE or a source, not {one!r}")
         if name in found:
             raise ValueError(f"sets must have different names, but {name!r} stands there twice: use NAME=SOURCE")
         found[name] = source
@@ -93,7 +96,7 @@ def _labels(arguments: argparse.Namespace) -> None:
     if len(arguments.sets) != 1:
         raise ValueError(f"with --truth there must be one run, not {len(arguments.sets)}")
     labels = Labels.from_run(arguments.sets[0])
-    truth = np.load(arguments.truth, allow_pickle=False)
+    truth = _truth(arguments.truth)
     found = agreement(truth, labels.label_index)
     error = calibration(truth, labels.label_index, labels.numbers("confidence")).error
     facts = {
@@ -105,9 +108,23 @@ def _labels(arguments: argparse.Namespace) -> None:
         "accuracy where not abstained": found.kept_accuracy,
         "calibration error": error,
     }
-    per_class = dict(zip(labels.classes, found.per_class.tolist(), strict=False))
+    per_class = dict.fromkeys(labels.classes, math.nan)
+    per_class |= dict(zip(labels.classes, found.per_class.tolist(), strict=False))
     if arguments.json:
-        print(json.dumps(facts | {"per class": per_class}))
+        print(json.dumps(_known(facts) | {"per class": _known(per_class)}))
         return
     width = max(map(len, [*facts, *per_class]))
     print("\n".join(f"{name:<{width}}  {value:7.4f}" for name, value in (facts | per_class).items()))
+
+
+def _truth(path: Path) -> Any:
+    with path.open("rb") as file:
+        try:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        except Exception:  # numpy's reader of headers has errors of many kinds
+            raise ValueError(f"--truth must be an .npy file of class numbers, and {path} is none") from None
+
+
+def _known(scores: dict[str, float]) -> dict[str, float | None]:
+    """None for a score that there is not: JSON has no NaN."""
+    return {name: None if math.isnan(score) else score for name, score in scores.items()}

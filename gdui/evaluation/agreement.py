@@ -132,7 +132,7 @@ def risk_coverage(truth: npt.ArrayLike, predicted: npt.ArrayLike, confidence: np
     """What is lost by labelling more and more images, the surest first; abstained images are never labelled."""
     wrong, sure, total = _outcomes(truth, predicted, confidence)
     among_wrong, among_all = np.sort(sure[wrong]), np.sort(sure)
-    first = np.flatnonzero(np.append(True, np.diff(among_all) > 0)[: len(sure)])[::-1]
+    first = np.flatnonzero(np.append(True, among_all[1:] > among_all[:-1])[: len(sure)])[::-1]
     levels, labelled = among_all[first], len(sure) - first
     errors = len(among_wrong) - np.searchsorted(among_wrong, levels)
     risk, coverage = errors / labelled, labelled / total
@@ -184,7 +184,8 @@ def _table(truth: npt.ArrayLike, predicted: npt.ArrayLike) -> Counts:
         raise ValueError(f"truth and predicted must be numbered from 0 on; {height} x {width} values are too many")
     counts = np.zeros(height * width, np.int64)
     for at in range(0, len(true), BLOCK):
-        cells = true[at : at + BLOCK].astype(np.int64) * width + found[at : at + BLOCK] + 1
+        columns = found[at : at + BLOCK].astype(np.int64) + 1
+        cells = true[at : at + BLOCK].astype(np.int64) * width + columns
         counts += np.bincount(cells, minlength=height * width)
     return counts.reshape(height, width)
 

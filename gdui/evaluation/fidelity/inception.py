@@ -1,5 +1,6 @@
 """Inception score (Salimans et al., 2016): how sure a classifier is of each image, and how varied its answers are."""
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -33,5 +34,5 @@ def inception_score(logits: npt.ArrayLike, *, parts: int = 10, seed: int = SEED)
 
 
 def _score(logs: torch.Tensor) -> float:
-    shares = logs.exp()
-    return float((shares * (logs - shares.mean(dim=0).log())).sum(dim=1).mean().exp())
+    mean = logs.logsumexp(dim=0) - math.log(len(logs))  # a share that is 0 in float64 still has a logarithm
+    return float((logs.exp() * (logs - mean)).sum(dim=1).mean().exp())

@@ -36,7 +36,7 @@ def precision_recall(
         k: how many neighbours a ball reaches to, the sample itself not counted.
         threads: default: every core. The answer is the same.
     """
-    drawn, true = checks.array("generated", generated, 2), checks.array("real", real, 2)
+    drawn, true = _as_float32("generated", generated), _as_float32("real", real)
     if drawn.shape[1] != true.shape[1]:
         raise ValueError(f"generated must have {true.shape[1]} columns as real has, not {drawn.shape[1]}")
     fewest = min(len(drawn), len(true))
@@ -52,8 +52,16 @@ def _covered(points: Floats, rows: Floats, k: int, threads: int) -> float:
     return float(_core.inside(points, rows, squares, threads=threads).mean())
 
 
-def _within_half(*sets: npt.NDArray[np.floating]) -> list[Floats]:
-    """All sets in float32, padded to whole lanes, divided by one power of two, so that no vector is longer than 1/2."""
+def _as_float32(name: str, features: npt.ArrayLike) -> Floats:
+    rows = checks.array(name, features, 2)
+    with np.errstate(over="ignore"):
+        narrow = rows.astype(np.float32, copy=False)
+    checks.finite_numbers(f"{name} in float32", narrow)
+    return narrow
+
+
+def _within_half(*sets: Floats) -> list[Floats]:
+    """All sets padded to whole lanes, divided by one power of two, so that no vector is longer than 1/2."""
     out = []
     for rows in sets:
         padded = np.zeros((len(rows), max(1, -(-rows.shape[1] // LANES)) * LANES), np.float32)

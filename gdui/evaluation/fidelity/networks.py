@@ -9,6 +9,7 @@
 
 import contextlib
 import hashlib
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,7 +79,10 @@ def inception_network(weights: str | None = None, *, device: str = "auto", batch
         raise ValueError(f"weights must be a file of Inception's weights, and {weights!r} is none")
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            model = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], _checked(weights))
+            model = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], _tensors(weights))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"weights {weights!r} are not those of torch-fidelity's Inception: {reason}") from None
     except OSError as error:
         raise OSError(f"Inception's weights could not be fetched ({error}): name a file of them as weights") from None
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -133,12 +137,15 @@ def _brought_to(encoder: Encoder, pixels: Pixels) -> Pixels:
     return np.stack([encoder.transform(Image.fromarray(picture)) for picture in pixels])
 
 
-def _checked(weights: str | None) -> str | None:
-    """The path again, once it is known to hold tensors and nothing else: torch-fidelity would unpickle anything."""
-    if weights is not None:
-        try:
-            torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged files raise almost anything
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"weights {weights!r} can't be read as tensors: {reason}") from None
-    return weights
+def _tensors(weights: str | None) -> io.BytesIO | None:
+    """The tensors of the file and nothing else, on the CPU: torch-fidelity would unpickle anything, where it was."""
+    if weights is None:
+        return None
+    copy = io.BytesIO()
+    try:
+        torch.save(torch.load(weights, map_location="cpu", weights_only=True), copy)
+    except Exception as error:  # damaged files raise almost anything
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"weights {weights!r} can't be read as tensors: {reason}") from None
+    copy.seek(0)
+    return copy

@@ -1,5 +1,6 @@
 """Looks at every image of a source once, batch by batch, and keeps what the scores need of it."""
 
+import contextlib
 import hashlib
 import os
 import zipfile
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from gdui import checks
 from gdui.evaluation.fidelity.networks import Looks, Network
 from gdui.evaluation.fidelity.statistics import Moments, Stream, merged
-from gdui.images import Source, Transform, batches, decode, open_source
+from gdui.images import Source, Transform, UnreadableError, batches, decode, open_source
 from gdui.runs import atomic_path
 from gdui.training.ranks import place
 
@@ -81,29 +82,39 @@ def observe_reference(
     if cache is None:
         return observe(source, network, size=size, samples=samples, progress=progress)
     path = Path(cache) / f"{_content(open_source(source), network, size, samples)}.npz"
-    if not path.exists():
+    if not _all_say(path.exists()):
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, observe(source, network, size=size, samples=samples, progress=progress))
     return _read(path, network)
 
 
+def _all_say(yes: bool) -> bool:
+    """Whether all ranks do: each may have a cache of its own, and they look together or not at all."""
+    answers = [yes] * place()[1]
+    if dist.is_initialized():
+        dist.all_gather_object(answers, yes)
+    return all(answers)
+
+
 def side_of(source: Any) -> int:
-    """The shorter side of the first image."""
+    """The shorter side of the first image that can be read."""
     opened = open_source(source)
     for _, raw in (item for shard in opened.shards for item in shard.read()):
         data = raw.read_bytes() if isinstance(raw, Path) else raw
         if isinstance(data, bytes):
-            return min(decode(data).size)
+            with contextlib.suppress(UnreadableError):
+                return min(decode(data).size)
         if isinstance(data, np.ndarray):
             return int(min(data.shape[:2]))
-    raise ValueError(f"source {opened.name} holds no image")
+    raise ValueError(f"source {opened.name} holds no image that can be read")
 
 
 def _pixels(source: Source, size: int, samples: int | None) -> Iterator[Pixels]:
-    left = samples if samples is not None else 1 << 62
+    left = checks.whole("samples", samples, 1) if samples is not None else 1 << 62
     for batch in batches(source.shards, Transform(size=checks.whole("size", size, 1)), READ_AT_ONCE):
         if batch.rejected:
-            raise ValueError(f"image {batch.rejected[0].id} can't be read: {batch.rejected[0].reason}")
+            first = batch.rejected[0]
+            raise ValueError(f"image {first.id} of {source.name} can't be read: {first.reason}")
         if left <= 0:
             return
         yield batch.pixels[:left]

@@ -11,9 +11,11 @@ from gdui.evaluation.fidelity.kernel import kernel_distance
 from gdui.evaluation.fidelity.neighbours import precision_recall
 from gdui.evaluation.fidelity.networks import Network, load_network
 from gdui.evaluation.fidelity.observe import Observed, Progress, observe, observe_reference, side_of
+from gdui.images import open_source
 
 __all__ = ["COLUMNS", "Fidelity", "comparable", "evaluate", "fidelity"]
 
+FEWEST = 4  # a third neighbour for each
 KID_SIZE = 1000
 IS_PARTS = 10
 
@@ -56,6 +58,9 @@ def fidelity(generated: Observed, reference: Observed) -> Fidelity:
     """Every score of what was `generated`, from what one network saw in it and in the `reference`."""
     if generated.hash != reference.hash:
         raise ValueError(f"both sets must be seen by one network, not by {generated.network} and {reference.network}")
+    if min(len(generated), len(reference)) < FEWEST:
+        found = f"{len(generated)} and {len(reference)}"
+        raise ValueError(f"generated and reference must hold at least {FEWEST} images each, not {found}")
     near = precision_recall(generated.pooled, reference.pooled)
     truth = gaussian(reference.pooled)
     spatial = generated.spatial and reference.spatial and (of_moments(generated.spatial), of_moments(reference.spatial))
@@ -103,10 +108,11 @@ def evaluate(
     if not sets:
         raise ValueError("sets must name at least one set of images")
     looking = network if isinstance(network, Network) else load_network(network, weights=weights, device=device)
-    side = size or side_of(next(iter(sets.values())))
+    against = open_source(reference)
+    side = side_of(next(iter(sets.values()))) if size is None else size
     seen = {name: observe(one, looking, size=side, samples=samples, progress=progress) for name, one in sets.items()}
     _same("samples", {name: len(one) for name, one in seen.items()})
-    truth = observe_reference(reference, looking, size=side, cache=cache, progress=progress)
+    truth = observe_reference(against, looking, size=side, cache=cache, progress=progress)
     return {name: fidelity(one, truth) for name, one in seen.items()}
 
 
