@@ -1,9 +1,12 @@
 """What was measured of the paper's methods: which there are, and one committed row for each that was made."""
 
 import csv
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import RESULTS
 
@@ -88,6 +91,17 @@ def read_measured(path: Path) -> list[Measured]:
     kinds = {one.name: one.type for one in fields(Measured)}
     with path.open(newline="") as file:
         return [Measured(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(file)]  # type: ignore[operator]
+
+
+def keep_alike(path: Path, options: Mapping[str, Any]) -> None:
+    """Writes with which options rows are made, or refuses others than those that stand there."""
+    now = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(now, indent=1) + "\n")
+    before = json.loads(path.read_text())
+    if changed := [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
+        raise ValueError(f"{path.parent} has rows of other options, by {path.name}: {'; '.join(changed)}")
 
 
 def append(row: Measured, path: Path) -> None:

@@ -40,6 +40,7 @@ from benchmarks.measured import (  # noqa: E402
     Measured,
     Swept,
     append,
+    keep_alike,
     read_measured,
     rows_file,
     sweep_file,
@@ -58,6 +59,7 @@ from gdui.diffusion.unet import UNet  # noqa: E402
 from gdui.evaluation.agreement import accuracy, best_mapping  # noqa: E402
 from gdui.evaluation.fidelity import evaluate  # noqa: E402
 from gdui.report.measures import sigma_sweep  # noqa: E402
+from gdui.training.history import History  # noqa: E402
 
 SHOWN = 2
 FIGURES = HERE.parent / "docs" / "figures"
@@ -96,12 +98,18 @@ def swept(subject: Subject) -> list[Swept]:
     return [Swept(at / (len(moved) - 1), *both) for at, both in enumerate(zip(moved, right, strict=True))]
 
 
+def meanings(subject: Subject, clusters: Labels) -> Labels:
+    """For every cluster the class that it stands for, by the best mapping; -1 where none does, or it has no picture."""
+    found = best_mapping(subject.truth, clusters)
+    return np.append(found, np.full(len(subject.classes) - len(found), -1))
+
+
 class Workshop:
     """What all rows of a subject share, and how a row is made."""
 
     def __init__(self, subject: Subject, work: Path) -> None:
         self.subject, self.work = subject, work
-        self.judge, self.network = subject.judge(), subject.network()
+        self.network, self.judge = subject.network(), subject.judge()
 
     def measure(self, method: str, seed: int, steps: int) -> Measured:
         """Trains, draws and scores; training goes on from fewer steps where there were some."""
@@ -121,7 +129,7 @@ class Workshop:
         if seed == 0 and steps == subject.steps:
             shown = drawn.reshape(count, subject.each, *drawn.shape[1:])[:, :SHOWN]
             np.save(self.work / f"drawn-{_slug(method)}.npy", shown.reshape(-1, *drawn.shape[1:]))
-        means = best_mapping(subject.truth, labels) if method in NAMELESS else np.arange(count)
+        means = meanings(subject, labels) if method in NAMELESS else np.arange(count)
         asked, seen = np.repeat(means, subject.each), np.where(labels < 0, -1, means[labels])
         known = {k: v for k, v in asdict(scores).items() if k in {one.name for one in fields(Measured)}}
         return Measured(
@@ -144,16 +152,25 @@ class Workshop:
         )
         recipe = replace(plan.recipe, steps=steps)
         schedule = Schedule.from_name(plan.schedule, plan.timesteps)
+        folder = self.work / f"{_slug(method)}-{seed}"
+        set_aside(folder, steps)
         torch.manual_seed(seed)
         network = UNet(plan.network, null_class=named).to(subject.device, memory_format=torch.channels_last)
         loss = denoiser_loss(schedule, recipe, classes=plan.network.classes)
-        pictures, folder = Pictures(subject.pixels, labels, subject.classes), self.work / f"{_slug(method)}-{seed}"
+        pictures = Pictures(subject.pixels, labels, subject.classes)
         compiled = subject.device.type == "cuda"
         trained = train_network(network, loss, pictures, plan.timesteps, recipe, folder, compile=compiled)
         put_on(network, trained.averages[min(recipe.ema)])
         return Generator(
             network.eval(), subject.classes, plan.schedule, plan.timesteps, recipe.target, mixed=recipe.mixed
         )
+
+
+def set_aside(folder: Path, steps: int) -> None:
+    """Renames a folder whose training went beyond `steps`: what it was then can be made again, but not gone back to."""
+    saved = History(folder).newest() if folder.exists() else None
+    if saved is not None and saved.step > steps:
+        folder.rename(folder.with_name(f"{folder.name}-to-{saved.step}"))
 
 
 def _slug(method: str) -> str:
@@ -219,7 +236,13 @@ def main() -> None:
     given = vars(options().parse_args())
     minutes, work, curves, sigmas, name = (given.pop(key) for key in ("minutes", "work", "curves", "sigmas", "subject"))
     set_threads(len(os.sched_getaffinity(0)))
-    subject = digits() if name == "digits" else stl10(**given)
+    try:
+        subject = digits() if name == "digits" else stl10(**given)
+        if given:
+            keep_alike(rows_file(subject.name).with_suffix(".json"), given)
+            keep_alike(work / subject.name / "begun.json", given)
+    except (ValueError, KeyError, OSError) as error:
+        sys.exit(f"reproduce: error: {error}")
     figure = FIGURES / ("reproduction.png" if name == "digits" else f"reproduction_{subject.name}.png")
     if sigmas:
         write_sweep(swept(subject), sweep_file(subject.name))

@@ -83,6 +83,8 @@ def stl10(data: Path, preset: str, encoder: str, network: str, weights: str | No
     """STL-10, as the paper has it: a file of its JPEG pictures, or a folder with one of them for each class."""
     side = PRESETS[preset].image_size
     classes, pixels, truth = _from_file(data, side) if data.is_file() else _from_folder(data, side)
+    if encoder == "mobilenet" and (unknown := sorted(set(classes) - set(mobilenet.SYNSETS))):
+        raise ValueError(f"--encoder mobilenet has no synset for {', '.join(unknown)}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Subject(
         name=f"stl10-{side}",
@@ -95,7 +97,7 @@ def stl10(data: Path, preset: str, encoder: str, network: str, weights: str | No
         preset=preset,
         settings={"recipe.mirror": True, "recipe.save_every": max(1, steps // 4)},
         steps=steps,
-        curve=tuple(steps * quarter // 4 for quarter in (1, 2, 3)),
+        curve=tuple(sorted({steps * quarter // 4 for quarter in (1, 2, 3)} - {0, steps})),
         each=each,
         sampler_steps=50,
         guidance=1.0,

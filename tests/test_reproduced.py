@@ -2,6 +2,7 @@
 
 import io
 import math
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -147,6 +148,58 @@ def test_a_run_makes_what_is_missing_and_no_row_twice(tiny: Subject, tmp_path: P
     assert figure.exists()
     run(minutes=10)
     assert rows.read_bytes() == first
+
+
+def test_a_row_of_fewer_steps_is_trained_anew_and_not_read_from_the_end(tiny: Subject, tmp_path: Path) -> None:
+    """Curves that are asked for after the table: its last checkpoint is no earlier state."""
+    run = partial(reproduce.make, figure=tmp_path / "figure.png", minutes=10)
+    late, early = (UNCONDITIONAL, 0, 3), (UNCONDITIONAL, 0, 1)
+    longer = replace(tiny, steps=3)
+    run(longer, [early, late], work=tmp_path / "a", rows=tmp_path / "a.csv")
+    run(longer, [late], work=tmp_path / "b", rows=tmp_path / "b.csv")
+    run(longer, [early], work=tmp_path / "b", rows=tmp_path / "b.csv")
+    straight, back = ({row.key: row for row in measured.read_measured(tmp_path / f"{name}.csv")} for name in "ab")
+    assert straight[early].fid != straight[late].fid
+    assert {key: row.fid for key, row in back.items()} == {key: row.fid for key, row in straight.items()}
+    assert (tmp_path / "b" / "unconditional-0-to-3").is_dir()
+
+
+def test_a_class_without_a_cluster_is_asked_for_in_vain(tiny: Subject) -> None:
+    """The last cluster is empty: nine stand for a class each, and the tenth for none."""
+    clusters = np.where(tiny.truth == 9, -1, tiny.truth)
+    assert reproduce.meanings(tiny, clusters).tolist() == [*range(9), -1]
+    assert reproduce.meanings(tiny, tiny.truth).tolist() == [*range(10)]
+
+
+def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
+    how = {"data": Path("somewhere/stl10.npz"), "encoder": "mobilenet", "each": 2}
+    measured.keep_alike(tmp_path / "new" / "rows.json", how)
+    measured.keep_alike(tmp_path / "new" / "rows.json", {**how, "data": Path("elsewhere/stl10.npz")})
+    with pytest.raises(ValueError, match=r"new has rows of other options, by rows.json: encoder: mobilenet -> digits"):
+        measured.keep_alike(tmp_path / "new" / "rows.json", {**how, "encoder": "digits"})
+
+
+def test_a_short_training_has_no_point_twice(pictures: Path) -> None:
+    for steps, curve in ((1, ()), (2, (1,)), (4, (1, 2, 3)), (200, (50, 100, 150))):
+        assert stl10(pictures, "tiny", "digits", "digits", None, steps=steps, each=2).curve == curve
+
+
+def test_names_that_the_stand_in_for_clip_does_not_know_are_told_at_once(pictures: Path) -> None:
+    (pictures / "bird").rename(pictures / "unicorn")
+    with pytest.raises(ValueError, match="no synset for unicorn"):
+        stl10(pictures, "tiny", "mobilenet", "digits", None, steps=1, each=2)
+
+
+def test_the_command_says_in_a_line_what_it_lacks(
+    tmp_path: Path, committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    for name in ("none", "empty", "other.npz"):
+        monkeypatch.setattr(sys, "argv", ["reproduce.py", "stl10", "--data", str(tmp_path / name)])
+        with pytest.raises(SystemExit, match=r"reproduce: error: .*(folder for each class|not a file in)"):
+            reproduce.main()
+    assert not list(committed.rglob("*.json"))
 
 
 def test_all_methods_come_first_and_curves_only_where_asked(tiny: Subject) -> None:
