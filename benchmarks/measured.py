@@ -62,6 +62,18 @@ def rows_file(subject: str) -> Path:
     return RESULTS / "reproduction" / f"{subject}.csv"
 
 
+def options_file(subject: str) -> Path:
+    """Where the options stand that all rows of a subject were made with, if it has any."""
+    return rows_file(subject).with_suffix(".json")
+
+
+def options_of(subject: str) -> dict[str, Any]:
+    """The options that all rows of a subject were made with."""
+    path = options_file(subject)
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
 def sweep_file(subject: str) -> Path:
     """Where the sweep over sigma of a subject is committed."""
     return RESULTS / "reproduction" / f"{subject}_sigma.csv"

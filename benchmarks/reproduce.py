@@ -41,6 +41,7 @@ from benchmarks.measured import (  # noqa: E402
     Swept,
     append,
     keep_alike,
+    options_file,
     read_measured,
     rows_file,
     sweep_file,
@@ -239,7 +240,7 @@ def main() -> None:
     try:
         subject = digits() if name == "digits" else stl10(**given)
         if given:
-            keep_alike(rows_file(subject.name).with_suffix(".json"), given)
+            keep_alike(options_file(subject.name), given)
             keep_alike(work / subject.name / "begun.json", given)
     except (ValueError, KeyError, OSError) as error:
         sys.exit(f"reproduce: error: {error}")

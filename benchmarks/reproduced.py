@@ -13,6 +13,7 @@ from benchmarks.measured import (
     TRUTH,
     UNCONDITIONAL,
     Measured,
+    options_of,
     read_measured,
     read_sweep,
     rows_file,
@@ -40,6 +41,7 @@ PUBLISHED = {
     LMR: (16.66, 48.44, 11.64, 0.74, 0.39),
 }
 COMPARED = ("fid", "sfid", "inception_score", "precision", "recall")
+BY_OPTIONS = "{network}; labels are found through {encoder}"
 # What each subject's table is about: its heading, its pictures, and what its scores look through.
 SUBJECTS = {
     "digits": (
@@ -47,8 +49,8 @@ SUBJECTS = {
         "1,797 pictures of 8 x 8 pixels",
         "the shipped encoder that knows printed digits only: these FIDs have another scale than Inception's",
     ),
-    "stl10-64": ("STL-10 at 64 pixels, a short budget", "13,000 pictures", "Inception's"),
-    "stl10-96": ("STL-10, a short budget", "13,000 pictures", "Inception's"),
+    "stl10-64": ("STL-10 at 64 pixels, a short budget", "13,000 pictures", BY_OPTIONS),
+    "stl10-96": ("STL-10, a short budget", "13,000 pictures", BY_OPTIONS),
 }
 INTRODUCTION = """## The paper's tables on {heading}
 
@@ -180,6 +182,7 @@ def of_subject(subject: str) -> str:
     if UNCONDITIONAL not in found:
         return ""
     one, (heading, pictures, network) = found[UNCONDITIONAL][0], SUBJECTS[subject]
+    network = network.format_map(options_of(subject))
     alone = {len(of_method) for of_method in found.values()} == {1}
     introduction = INTRODUCTION.format(
         subject=subject,

@@ -179,6 +179,12 @@ def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
         measured.keep_alike(tmp_path / "new" / "rows.json", {**how, "encoder": "digits"})
 
 
+def test_the_text_says_what_the_rows_were_seen_through(committed: Path) -> None:
+    measured.append(row(UNCONDITIONAL), measured.rows_file("stl10-64"))
+    measured.keep_alike(measured.options_file("stl10-64"), {"network": "digits", "encoder": "mobilenet"})
+    assert "by the same network, digits; labels are found through mobilenet." in reproduced.reproduction()
+
+
 def test_a_short_training_has_no_point_twice(pictures: Path) -> None:
     for steps, curve in ((1, ()), (2, (1,)), (4, (1, 2, 3)), (200, (50, 100, 150))):
         assert stl10(pictures, "tiny", "digits", "digits", None, steps=steps, each=2).curve == curve
