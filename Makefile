@@ -12,6 +12,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest
 
 soak: $(VENV)/.dev
+	$(BIN)/pip install --quiet atheris || echo "atheris does not install here: what it would lead is skipped"
 	GDUI_SOAK=1 $(BIN)/pytest tests/test_faults.py tests/test_fuzz.py tests/test_select.py
 
 bench: $(VENV)/.bench

@@ -11,12 +11,14 @@ from typing import TypeVar
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from benchmarks import paper  # noqa: E402
 from benchmarks.harness import RESULTS, Row, read_rows  # noqa: E402
 from benchmarks.measured import read_measured, rows_file  # noqa: E402
 from benchmarks.reproduced import reproduction, scores_table  # noqa: E402
 
 README = HERE.parent / "README.md"
 RESULTS_PAGE = HERE.parent / "docs" / "results.md"
+CLUSTER = HERE.parent / "docs" / "howto" / "cluster.md"
 FULL = HERE / "README.md"
 FIGURES = HERE.parent / "docs" / "figures"
 PLACE = re.compile(r"(<!-- table: (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -34,7 +36,11 @@ memory beyond what the process had before, its result included.
 """
 NO_GPU = "No row is of a GPU yet: where one is, `python benchmarks/run.py --device cuda` measures the kernels."
 SIDE = {"time", "peak memory", "rate", "stage time"}
-VALUES = ("accuracy", "calibration error")  # metrics with tables of their own: sizes down, providers across
+VALUES = (
+    "accuracy",
+    "calibration error",
+    "bytes an image",
+)  # metrics with tables of their own: sizes down, providers across
 
 
 def components() -> list[str]:
@@ -221,10 +227,14 @@ def documents() -> dict[Path, str]:
         "speed": speed_table(most=1),
         "speed of all": speed_table(),
         "plots of speed": plots_of_speed(),
+        "billion": markdown(["", "row", "measured", "of a billion images"], paper.assumptions()),
+        "machines": markdown(
+            [f"machines of {paper.CORES} cores", "time", "images/s", "from the store"], paper.machines()
+        ),
     }
     pages = {
         page: PLACE.sub(lambda found: f"{found[1]}{tables[found['name']]}\n{found[3]}", page.read_text())
-        for page in (README, RESULTS_PAGE)
+        for page in (README, RESULTS_PAGE, CLUSTER)
     }
     rows = [row for name in components() for row in read_rows(name)]
     gpu = "" if any("NVIDIA" in row.device for row in rows) else NO_GPU

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from gdui import __version__, checks, toml
+from gdui.places import PART, is_remote, place, remove, uploaded
 
 __all__ = ["LABELS", "QUARANTINE", "Run", "atomic_path", "flat", "read_manifest"]
 
-PART = ".part-"
 LOCK = ".lock"
 MANIFEST = "manifest.json"
 LABELS = "labels.parquet"
@@ -35,7 +35,11 @@ BOOKS = (LOCK, MANIFEST, "config.toml", "log")
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced, once the block ends, or is removed if it fails."""
-    path = Path(path)
+    path = place(path)
+    if is_remote(path):
+        with uploaded(path) as temporary:
+            yield temporary
+        return
     temporary = path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name[-40:]}")
     try:
         yield temporary
@@ -48,6 +52,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 class Run:
     """A run folder, held by one process at a time; use it in a `with` block.
+
+    It may lie on a store such as s3://bucket/run. No lock holds it there: two calls with the same settings write the
+    same bytes, and one with others is refused by the manifest.
 
     Settings are plain values, nested at most one level. Once something is done, other settings are refused. A stage
     that is `done` leaves its facts behind. Where the block fails before there is more than books to keep, a folder that
@@ -63,10 +70,11 @@ class Run:
     ) -> None:
         """Opens or makes the folder; `mode` "overwrite" empties one that was begun before."""
         checks.one_of("mode", mode, ("continue", "overwrite"))
-        self.path = Path(path)
+        self.path = place(path)
         self.settings = dict(settings)
         self._manifest: dict[str, Any] = {}
-        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        above = () if is_remote(self.path) else (self.path, *self.path.parents)
+        self._made = [folder for folder in above if not folder.exists()]
         self._lock = _hold(self.path)
         try:
             self._open(mode)
@@ -93,9 +101,15 @@ class Run:
             self._unmake()
         self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process, wherever that stands, may read and add files; the lock stays with its owner."""
+        path = self.path if is_remote(self.path) else self.path.absolute()
+        return {**self.__dict__, "path": path, "_lock": None}
+
     def close(self) -> None:
         """Lets another process have the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _unmake(self) -> None:
         """Removes the folders that were made for this run, unless there is something in them."""
@@ -142,7 +156,12 @@ class Run:
             self._manifest = self._fresh()
             self._save()
             _empty(self.path)
-        _sweep(self.path)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Removes what killed processes left half written; nothing may be underway."""
+        for left in self.path.rglob(f"{PART}*"):
+            left.unlink()
 
     def _fresh(self) -> dict[str, Any]:
         return {"gdui": __version__, "configuration": self._digest(), "settings": self.settings, "stages": {}}
@@ -173,9 +192,9 @@ class Run:
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What the run in `folder` says of itself: gdui, configuration (a hash), settings, stages."""
-    path = Path(folder) / MANIFEST
+    path = place(folder) / MANIFEST
     if not path.is_file():
-        raise ValueError(f"{os.fspath(folder)} is not a run folder: it has no {MANIFEST}")
+        raise ValueError(f"{folder!s} is not a run folder: it has no {MANIFEST}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -200,11 +219,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def _hold(folder: Path) -> TextIO:
+def _hold(folder: Path) -> TextIO | None:
     """The open file whose lock says that this process has the folder; it goes with the process, however that dies."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; a run needs a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    if is_remote(folder):
+        return None
     lock = (folder / LOCK).open("a+", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -222,9 +243,8 @@ def _hold(folder: Path) -> TextIO:
 def _refuse_foreign(folder: Path, begun: bool) -> None:
     """A folder that holds something else is not ours to fill."""
     ours = {LOCK, "config.toml"}
-    others = sorted(
-        entry.name for entry in folder.iterdir() if not entry.name.startswith(PART) and entry.name not in ours
-    )
+    there = folder.iterdir() if folder.exists() else ()
+    others = sorted(entry.name for entry in there if not entry.name.startswith(PART) and entry.name not in ours)
     if others and not begun:
         raise ValueError(f"{folder} is not empty and not a run folder (it holds {others[0]!r}): choose another one")
 
@@ -233,13 +253,7 @@ def _empty(folder: Path) -> None:
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
     for name in FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what a killed process left half written."""
-    for left in folder.rglob(f"{PART}*"):
-        left.unlink()
+        remove(folder / name)
 
 
 def _sync(path: Path) -> None:

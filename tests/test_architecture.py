@@ -23,7 +23,7 @@ STAGES = (
 )
 # Lowest first. A module may import its own layer's leaves and everything below, never sideways among stages.
 LAYERS: list[set[str]] = [
-    {"gdui.kernels", "gdui._core", "gdui.checks", "gdui.toml"},
+    {"gdui.kernels", "gdui._core", "gdui.checks", "gdui.places", "gdui.toml"},
     {"gdui.spice_config"},
     {"gdui.config", "gdui.runs", "gdui.drawing", "gdui.labeling.exact", "gdui.labeling.refine_cuda"}
     | {"gdui.labeling.ordered", "gdui.labeling.rows"},
@@ -48,6 +48,7 @@ LAYERS: list[set[str]] = [
         "gdui.diffusion.checkpoints",
     },
     {"gdui.labeling.job"},
+    {"gdui.labeling.distribute"},
     {"gdui.labeling.workflow"},
     {"gdui.diffusion.recipe", "gdui.diffusion.solvers", "gdui.diffusion.gather"},
     {"gdui.diffusion.losses", "gdui.diffusion.sample", "gdui.diffusion.plan"},

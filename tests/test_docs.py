@@ -30,8 +30,10 @@ SMALLER = {
         ' settings={"recipe.steps": 2, "classifier_recipe.steps": 2})'
     ),
     'model.sample("bird", n=64)': 'model.sample("bird", n=2, steps=2)',
+    "'s3://bucket/shards/{00000..09999}.tar'": "photos/",
+    "s3://bucket/run": "run_cluster",
 }
-OTHER_PROGRAMS = ("make", "pip", "git", "cd", "torchrun", "python")
+OTHER_PROGRAMS = ("make", "pip", "git", "cd", "torchrun", "python", "ray")
 PICTURES = 120
 
 
@@ -80,7 +82,11 @@ def commands(code: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_stands_on_a_page_runs(page: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stands_on_a_page_runs(
+    page: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if "--engine ray" in page.read_text():
+        request.getfixturevalue("cluster")
     for one in photos.iterdir():
         if one.name != "run":
             (tmp_path / one.name).symlink_to(one)

@@ -1,8 +1,9 @@
 """What can go wrong with a machine does: each fault ends in one clear line, and the run goes on to the same bytes.
 
 Elsewhere: a flipped bit in a checkpoint and kills of training (test_train), damaged and changing shards of a store
-(test_features), a second process and a dead owner (test_runs), a closed pipe and one interruption (test_cli), what is
-wrong with single pictures and archives (test_images). GDUI_SOAK=1 (`make soak`) kills at 50 moments in place of 5.
+(test_features), dead workers and lost machines of a cluster (test_distribute), a second process and a dead owner
+(test_runs), a closed pipe and one interruption (test_cli), what is wrong with single pictures and archives
+(test_images). GDUI_SOAK=1 (`make soak`) kills at 50 moments in place of 5.
 """
 
 import json
@@ -261,6 +262,27 @@ def test_a_shard_that_vanishes_underway(
     assert code == 1
     assert "2.tar" in one_line(err)
     (tmp_path / "stolen").rename(tmp_path / "given" / "2.tar")
+    for out in ("run", "other"):
+        assert run(capsys, *seeing(tmp_path / "given"), tmp_path / out)[0] == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "other")
+
+
+def test_a_shard_that_changes_underway(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(given, tmp_path / "given")
+    write = FeatureStore.write
+
+    def changing(self: FeatureStore, *args: Any) -> None:
+        write(self, *args)
+        shutil.copy(tmp_path / "given" / "1.tar", tmp_path / "given" / "2.tar")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FeatureStore, "write", changing)
+        code, err = run(capsys, *seeing(tmp_path / "given"), tmp_path / "run")
+    assert code == 1
+    assert one_line(err).endswith("shard '2' of the source changed while it was read: run again to continue")
+    assert not (tmp_path / "run" / "labels.parquet").exists()
     for out in ("run", "other"):
         assert run(capsys, *seeing(tmp_path / "given"), tmp_path / out)[0] == 0
     assert contents(tmp_path / "run") == contents(tmp_path / "other")

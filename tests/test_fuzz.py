@@ -1,11 +1,14 @@
 """Whatever bytes a file holds, its reader returns or refuses: no crash, no hang, no write anywhere.
 
-GDUI_SOAK=1 (`make soak`) tries more than 10,000 inputs.
+GDUI_SOAK=1 (`make soak`) tries more than 10,000 inputs, and where atheris installs as many again for each reader, which
+it leads into branches that no input has yet seen.
 """
 
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +30,9 @@ from gdui.labels import Labels
 from gdui.labels.pins import read_pins
 from gdui.runs import Run, read_manifest
 
-EXAMPLES = 1500 if os.environ.get("GDUI_SOAK") else 25
+SOAK = bool(os.environ.get("GDUI_SOAK"))
+EXAMPLES = 1500 if SOAK else 25
+GUIDED = 12_000
 SECONDS = 5
 Reader = Callable[[Path], object]
 
@@ -136,14 +141,52 @@ def test_a_reader_returns_or_refuses(name: str, tmp_path: Path) -> None:
     )
     @given(damaged(seed))
     def tried(data: bytes) -> None:
-        path.write_bytes(data)
-        try:
-            read(path)
-        except (ValueError, TypeError, OSError, UnreadableError) as error:
-            assert str(error)  # noqa: PT017 - what is raised is looked at, whether it is raised is left open
-        assert [one for one in tmp_path.rglob("*") if one.is_file()] == [path]
+        try_one(read, path, data, tmp_path)
 
     tried()
+
+
+def try_one(read: Reader, path: Path, data: bytes, folder: Path) -> None:
+    """Hands the reader the file `path`, the only one in `folder`."""
+    path.write_bytes(data)
+    try:
+        read(path)
+    except (ValueError, TypeError, OSError, UnreadableError) as error:
+        assert str(error)  # noqa: PT017 - what is raised is looked at, whether it is raised is left open
+    assert [one for one in folder.rglob("*") if one.is_file()] == [path]
+
+
+# Of what is imported here, atheris sees which branches an input takes.
+GUIDING = """
+import sys
+from pathlib import Path
+import atheris
+
+sys.path.insert(0, sys.argv.pop(1))
+with atheris.instrument_imports(include=["gdui"]):
+    from test_fuzz import FORMATS, try_one
+
+name, path = sys.argv.pop(1), Path(sys.argv.pop(1))
+atheris.Setup(sys.argv, lambda data: try_one(FORMATS[name][0], path, data, path.parent))
+atheris.Fuzz()
+"""
+
+
+@pytest.mark.skipif(not SOAK, reason="atheris leads a reader for minutes: make soak")
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_reader_that_is_led_into_new_branches(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris does not install for this Python")
+    path, corpus = tmp_path / "read" / Path(name).name, tmp_path / "corpus"
+    path.parent.mkdir()
+    corpus.mkdir()
+    (corpus / "seed").write_bytes(FORMATS[name][1](tmp_path))
+    limits = [f"-runs={GUIDED}", f"-timeout={SECONDS}", "-max_len=8192", "-rss_limit_mb=8192", "-seed=1"]
+    where = [str(Path(__file__).parent), name, str(path)]
+    command = [sys.executable, "-c", GUIDING, *where, *limits, f"-artifact_prefix={tmp_path}/", str(corpus)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "Done" in done.stderr
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["corpus", "read"]
 
 
 HOSTILE = [

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
-MODES = ("continue", "overwrite", "extend")  # as the workflow knows them, which only a command imports
+# As the workflow knows them, which only a command imports.
+MODES = ("continue", "overwrite", "extend")
+ENGINES = ("local", "ray")
 
 Commands = Any  # argparse keeps the type of its sub-commands to itself
 
@@ -32,7 +34,9 @@ def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("label", parents=[common], help="label images with the names of classes")
     parser.add_argument("source", nargs="?", help="a folder, tar shards, Parquet or arrays of images; see --features")
     _add_classes(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the folder of the run")
+    parser.add_argument(
+        "--out", required=True, metavar="RUN", help="the folder of the run; also on a store, as s3://bucket/run"
+    )
     parser.add_argument("--encoder", metavar="NAME", help="what turns images and names into features")
     parser.add_argument("--cluster-by", metavar="NAME", help="another encoder, or NAME#LAYER, to cluster by")
     _add_ready(parser)
@@ -44,6 +48,12 @@ def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode", choices=MODES, default="continue", help="what to do with RUN; extend labels new images only"
     )
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="local", help="ray: on the machines of a Ray cluster; the same labels"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="with ray, how many encode at once; default: one a GPU or a machine"
+    )
     parser.set_defaults(command=label)
 
 
@@ -51,7 +61,7 @@ def _add_relabel(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "relabel", parents=[common], help="give a run other classes, or corrections; no image is read"
     )
-    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("run", metavar="RUN")
     _add_classes(parser)
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="a CSV of id and label, as the report exports")
     _add_opinions(parser)
@@ -60,16 +70,16 @@ def _add_relabel(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_predict(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("predict", parents=[common], help="label new images by what a run has learned")
-    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("run", metavar="RUN")
     parser.add_argument("source", help="as for label")
-    parser.add_argument("--out", type=Path, metavar="RUN2", help="by default RUN/predicted/NAME")
+    parser.add_argument("--out", metavar="RUN2", help="by default RUN/predicted/NAME")
     _add_ready(parser)
     parser.set_defaults(command=predict)
 
 
 def _add_explain(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("explain", parents=[common], help="say why an image has its label")
-    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("run", metavar="RUN")
     parser.add_argument("id", help="the image's id, as labels.parquet has it")
     parser.set_defaults(command=explain)
 
@@ -117,6 +127,8 @@ def label(arguments: argparse.Namespace) -> None:
             ready=inputs.get("ready", False),
             opinions=arguments.opinions or inputs.get("opinions"),
             mode=arguments.mode,
+            engine=arguments.engine,
+            workers=arguments.workers,
             progress=progress,
         )
     _report(outcome, as_json=arguments.json)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from gdui.images import Source, open_source
 from gdui.images.shards import fingerprint, stamp_files
+from gdui.places import is_remote
 
 __all__ = ["Inputs", "address"]
 
@@ -28,7 +29,7 @@ class Inputs:
 
     def open(self, out: Path) -> Source | None:
         """The images, unless their features are ready; a run that wrote among them would take its files for images."""
-        if not self.ready and out.resolve().is_relative_to(self.source):
+        if not (self.ready or is_remote(out)) and out.resolve().is_relative_to(self.source):
             raise ValueError(f"the run's folder {out} lies within the source {self.source}: choose another one")
         return None if self.ready else open_source(self.source)
 

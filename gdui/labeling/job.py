@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from gdui.labels.files import read_quarantine
 from gdui.labels.words import Diff
 from gdui.runs import Run, atomic_path
 
-__all__ = ["LABELER", "Classes", "Job", "counted", "outcome"]
+__all__ = ["LABELER", "Classes", "Job", "Pass", "Work", "counted", "outcome", "write_part"]
 
 LABELER = "labeler"
 EXAMPLES = 3
@@ -62,6 +62,15 @@ class Work:
         tell = partial(self.clock.predicted, int(rows[0]) if len(rows) else 0)
         made = partial(self.labeler.label, self.images, known=self.known, tell=tell)
         return made(rows) if self.kept is None else self.kept.completed(rows, made)
+
+
+class Pass(NamedTuple):
+    """An encoder that sees all images, and another with its store that sees the same pictures beside it."""
+
+    stage: str
+    encoder: Encoder
+    store: FeatureStore
+    beside: tuple[Encoder, FeatureStore] | None = None
 
 
 class Job:
@@ -136,30 +145,30 @@ class Job:
             shutil.rmtree(folder, ignore_errors=True)
         self.run.reopen(self.run.settings, "learn", "encode", "label")
 
-    def _encode(self, images: Source) -> pa.Table:
-        """Fills the store of each encoder that sees the images; those that could not be read."""
+    def passes(self) -> list[Pass]:
+        """Who is to see the images, one after the other; two that see pictures alike share what is read."""
         seer, namer = self.seer or self.encoder, self.encoder if self.seer is not None and self.asks else None
         if seer is None:
             raise ValueError("images can't be labelled without an encoder: name one with --encoder")
-        store = FeatureStore(self.run.features, seer)
-        beside = None if namer is None else (namer, FeatureStore(self.run.embeddings, namer))
-        if beside is not None and namer is not None and namer.transform != seer.transform:
-            self._fill("embed", images, *beside)
-            beside = None
-        self._fill("encode", images, seer, store, beside)
-        return store.quarantine()
+        first = seer, FeatureStore(self.run.features, seer)
+        if namer is None:
+            return [Pass("encode", *first)]
+        second = namer, FeatureStore(self.run.embeddings, namer)
+        if namer.transform == seer.transform:
+            return [Pass("encode", *first, second)]
+        return [Pass("embed", *second), Pass("encode", *first)]
 
-    def _fill(
-        self,
-        stage: str,
-        images: Source,
-        encoder: Encoder,
-        store: FeatureStore,
-        beside: tuple[Encoder, FeatureStore] | None = None,
-    ) -> None:
-        total = counted(shard for shard in images.shards if shard not in store)
-        tell = partial(self._encoding, stage, total)
-        self._enter(stage, encode_source(images, encoder, store, beside=beside, progress=tell))
+    def _encode(self, images: Source) -> pa.Table:
+        """Fills the store of each encoder that sees the images; those that could not be read."""
+        for stage, encoder, store, beside in (passes := self.passes()):
+            total = counted(shard for shard in images.shards if shard not in store)
+            tell = partial(self._encoding, stage, total)
+            self._enter(stage, encode_source(images, encoder, store, beside=beside, progress=tell))
+        return passes[-1].store.quarantine()
+
+    def begun(self, classes: Classes, pins: Mapping[str, str], stamp: Mapping[str, str]) -> Work:
+        """What a killed call has learned from these inputs, if it came so far, or else what they teach now."""
+        return self.taken_up(stamp) or self.fit(classes, pins)
 
     def fit(self, classes: Classes, pins: Mapping[str, str]) -> Work:
         """Learns from the inputs, and from the labels that a person gave."""
@@ -184,27 +193,33 @@ class Job:
 
     def taken_up(self, stamp: Mapping[str, str]) -> Work | None:
         """What a killed call has learned from these inputs, if it came so far."""
-        parts = self._parts(stamp, None)
+        parts = self.parts(stamp, extends=False)
         if not (parts.begun and parts.learned.exists()):
             return None
         return dataclasses.replace(self.recalled(self.load(self.run.path)), known=Known.load(parts.learned))
 
-    def finish(self, work: Work, stamp: dict[str, str]) -> Outcome:
-        """Labels the images part by part, joins these, and closes the books."""
-        parts, count = self._parts(stamp, work.kept), 0
+    def extension(self) -> Work:
+        """What is new among the inputs, for the labeler of the run; what has a label keeps it."""
+        labels = Labels.from_run(self.run.path)
+        work = self.recalled(self.load(self.run.path))
+        return dataclasses.replace(work, kept=Kept.among(work.images, labels))
+
+    def keep(self, work: Work, stamp: Mapping[str, str]) -> None:
+        """Writes down what was learned, where a call has only begun that."""
+        parts = self.parts(stamp, extends=work.kept is not None)
         parts.begin()
         if work.known is not None and not parts.learned.exists():
             work.labeler.save(self.run.path / LABELER)
             if work.labeler.criterion:
                 work.labeler.plot_criterion(self.run.path / "criterion.png")
             work.known.save(parts.learned)
+
+    def finish(self, work: Work, stamp: dict[str, str]) -> Outcome:
+        """Labels the images part by part, joins these, and closes the books."""
+        self.keep(work, stamp)
+        parts = self.parts(stamp, extends=work.kept is not None)
         with work.clock.predicting(len(work.images), work.known):
-            for rows in pieces(len(work.images)):
-                if not parts.path(count).exists():
-                    start = time.perf_counter()
-                    work.labels(rows).to_parquet(parts.path(count))
-                    log.info("part %d: %.2f s for %d images", count, time.perf_counter() - start, len(rows))
-                count += 1
+            count = self._label(work, stamp)
         start = time.perf_counter()
         totals = parts.join(count, self.run.labels)
         write, images = self.ledger.pop("write", (0.0, 0))
@@ -214,9 +229,16 @@ class Job:
         parts.remove()
         return outcome(self.run, totals, self.ledger, None if work.kept is None else work.kept.diff())
 
-    def _parts(self, stamp: Mapping[str, str], kept: Kept | None) -> Parts:
+    def _label(self, work: Work, stamp: Mapping[str, str]) -> int:
+        """Makes the parts that lack; how many there are in all."""
+        count = 0
+        for count, rows in enumerate(pieces(len(work.images)), 1):
+            write_part(work, rows, self.parts(stamp, extends=work.kept is not None).path(count - 1))
+        return count
+
+    def parts(self, stamp: Mapping[str, str], *, extends: bool) -> Parts:
         """The labels that are underway; those of an extension are others."""
-        about = {"gdui": __version__, "settings": self.run.configuration, "extends": kept is not None}
+        about = {"gdui": __version__, "settings": self.run.configuration, "extends": extends}
         return Parts(self.run.parts, about | dict(stamp))
 
     def arrays(self) -> dict[str, Any]:
@@ -243,6 +265,14 @@ class Job:
         for name, took in seconds.items() if done.images else ():
             before, images = self.ledger.get(name, (0.0, 0))
             self.ledger[name] = before + took, images + done.images
+
+
+def write_part(work: Work, rows: npt.NDArray[np.int64], path: Path) -> None:
+    """The labels of some images, unless they are there."""
+    if not path.exists():
+        start = time.perf_counter()
+        work.labels(rows).to_parquet(path)
+        log.info("part %s: %.2f s for %d images", path.stem, time.perf_counter() - start, len(rows))
 
 
 def counted(shards: Iterable[Shard]) -> int:

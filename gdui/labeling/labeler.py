@@ -27,6 +27,7 @@ from gdui.labeling.pins import Pins
 from gdui.labeling.select import consistency_from_neighbors
 from gdui.labeling.spice import SPICE, Spice, learn_source
 from gdui.labels import Facts, Labels
+from gdui.places import place
 
 __all__ = ["Labeler", "Progress"]
 
@@ -133,7 +134,7 @@ class Labeler:
         """Draws how good each number of clusters was; the fit must have estimated it (k="auto")."""
         if not self.criterion:
             raise ValueError("there is no criterion to draw: the number of clusters was not estimated (k='auto')")
-        criterion.draw(self.criterion, Path(path))
+        criterion.draw(self.criterion, place(path))
 
     def save(self, path: str | Path) -> None:
         """Writes what was learned into the folder `path`."""
@@ -141,15 +142,15 @@ class Labeler:
         about = {"classes": self.classes, "descriptions": self.descriptions, "config": self.config.to_dict()}
         about |= {"encoder": namer.name, "callable": namer.lost}
         about |= {"cluster_by": seer.name, "cluster_callable": seer.lost} if seer else {}
-        Path(path).mkdir(parents=True, exist_ok=True)
+        place(path).mkdir(parents=True, exist_ok=True)
         if self.spice is not None:
-            self.spice.save(Path(path) / SPICE)
-        self._fitted().save(Path(path), about | {"facts": self._facts.to_json()})
+            self.spice.save(place(path) / SPICE)
+        self._fitted().save(place(path), about | {"facts": self._facts.to_json()})
 
     @classmethod
     def load(cls, path: str | Path, encoder: Any = None, cluster_by: Any = None) -> Self:
         """The labeler that `save` wrote; encoders that have no name but are callables must be given again."""
-        learned, about = Learned.load(Path(path))
+        learned, about = Learned.load(place(path))
         texts = about.get("descriptions") or {}
         labeler = cls({name: texts.get(name, ()) for name in about["classes"]})
         labeler.config, labeler._learned = Config.from_dict(about["config"]), learned
@@ -161,8 +162,8 @@ class Labeler:
             about.get("cluster_by") or None if cluster_by is None else cluster_by,
             lost=(about.get("callable", ""), about.get("cluster_callable", "")),
         )
-        if (Path(path) / SPICE).exists():
-            labeler._see_by(Spice.load(Path(path) / SPICE))
+        if (place(path) / SPICE).exists():
+            labeler._see_by(Spice.load(place(path) / SPICE))
         return labeler
 
     def use(self, spice: Spice) -> None:

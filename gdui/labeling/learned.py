@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from gdui import checks
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign
@@ -120,7 +120,7 @@ class Learned:
                 )
             if about.get("sha256", "") not in ("", _sha256(folder / TENSORS)):
                 raise ValueError(f"{folder / TENSORS} is damaged: its bytes are not those that were written")
-            arrays, numbers = load_file(folder / TENSORS), about.pop("learned")
+            arrays, numbers = load((folder / TENSORS).read_bytes()), about.pop("learned")
             clusters = KINDS[numbers["kind"]](**_part(arrays, "clusters."))
             linear = Linear(**_part(arrays, "linear.")) if "linear.weight" in arrays else None
             given: dict[str, Any] = {name: arrays[name] for name in ("center", "names", "floor", "surety")}

@@ -17,6 +17,7 @@ from gdui.labeling.cluster import Assignment
 from gdui.labeling.learned import Decision
 from gdui.labeling.rows import choose
 from gdui.labels import Facts, Labels
+from gdui.places import readable
 from gdui.runs import atomic_path
 
 __all__ = ["Clock", "Known", "Progress", "Table"]
@@ -113,7 +114,7 @@ class Known:
     def load(cls, path: Path) -> Self:
         """What `save` wrote."""
         try:
-            table = pq.read_table(path, page_checksum_verification=True)
+            table = pq.read_table(readable(path), page_checksum_verification=True)
             columns = {name: table[name].to_numpy() for name in table.column_names}
             return cls(columns.pop("rows"), Table(**columns))
         except (pa.ArrowException, OSError, KeyError, TypeError) as error:

@@ -5,7 +5,6 @@ of them are there and are joined, so that a killed run goes on at the part where
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from gdui.labeling.outcome import Known, Table
 from gdui.labels import Labels, Totals
 from gdui.labels.files import write_parquet
 from gdui.labels.words import Diff
+from gdui.places import remove
 from gdui.runs import atomic_path
 
 __all__ = ["PART_ROWS", "Kept", "Parts", "label_rows", "parts"]
@@ -157,4 +157,4 @@ class Parts:
 
     def remove(self) -> None:
         """Takes all of it away."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ from gdui.labeling.handed import Inputs, address
 from gdui.labeling.job import LABELER, Classes, Job, counted, outcome
 from gdui.labeling.labeler import Progress
 from gdui.labeling.learned import Learned, digest
-from gdui.labeling.parts import Kept
 from gdui.labeling.summary import Outcome
 from gdui.labels import Facts, Labels
 from gdui.labels.pins import read_pins, write_pins
+from gdui.places import appended, is_remote, place
 from gdui.runs import MANIFEST, Run, read_manifest
 
-__all__ = ["MODES", "Outcome", "label_run", "predict_run", "relabel_run"]
+__all__ = ["ENGINES", "MODES", "Outcome", "label_run", "predict_run", "relabel_run"]
 
 ENCODER = "ViT-B-32/laion2b_s34b_b79k"
 MODES = ("continue", "overwrite", "extend")
+ENGINES = ("local", "ray")
 
 NO_CONFIG = ("classes", "descriptions", "inputs")  # what a run's config.toml says beside the settings
 
@@ -40,9 +42,11 @@ def label_run(
     ready: bool = False,
     opinions: str | None = None,
     mode: str = "continue",
+    engine: str = "local",
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Labels `source` with the names of `classes` in the run folder `out`.
+    """Labels `source` with the names of `classes` in the run folder `out`, which may lie on a store that fsspec knows.
 
     Args:
         classes: the names, or a mapping from each to texts that describe it.
@@ -50,21 +54,26 @@ def label_run(
         opinions: an .npy of scores [N, C], where the encoder is not to be asked.
         mode: "continue" keeps what an earlier call with the same settings has done, "overwrite" starts anew, "extend"
             labels what is new in the source by what was learned; images that have a label keep it.
+        engine: "local" works in this process, "ray" on the machines of a Ray cluster; the labels are the same.
+        workers: how many encode at once on the cluster; by default one a GPU, or a machine where there are none.
     """
     names = checks.class_names(classes)
     checks.one_of("mode", mode, MODES)
+    kind, out = _job_of(engine, workers), place(out)
+    if is_remote(out) and config.clusterer == "spice":
+        raise ValueError(f"clusterer 'spice' keeps checkpoints while it learns, so out can't be on a store: {out!s}")
     if config.encode.encoder is None and not ready:
         config = config.override({"encode.encoder": ENCODER})
     inputs = Inputs.of(source, ready, opinions)
-    images = inputs.open(Path(out))
+    images = inputs.open(out)
     if images and (most := counted(images.shards)) and most < len(names):
         raise ValueError(f"{most} images are fewer than the {len(names)} classes")
     stamp = inputs.stamp(images)
-    begins = mode == "overwrite" or not (Path(out) / MANIFEST).exists()
+    begins = mode == "overwrite" or not (out / MANIFEST).exists()
     loaded = _encoders(config, inputs) if begins else {}
     opened = "overwrite" if mode == "overwrite" else "continue"
     with Run(out, _settings(config, classes, inputs), mode=opened) as run, _logged(run):
-        job = Job(run, inputs, config, progress, loaded)
+        job = kind(run, inputs, config, progress, loaded)
         if mode == "extend":
             return _extend(job, images, stamp)
         pins = _active(_kept_pins(run.corrections), names)
@@ -73,7 +82,7 @@ def label_run(
             return outcome(run)
         job.learn(images, classes, pins, stamp["source"])
         job.encode(images, stamp)
-        return job.finish(job.taken_up(stamp) or job.fit(classes, pins), stamp)
+        return job.finish(job.begun(classes, pins, stamp), stamp)
 
 
 def _extend(job: Job, images: Source | None, stamp: dict[str, str]) -> Outcome:
@@ -87,11 +96,9 @@ def _extend(job: Job, images: Source | None, stamp: dict[str, str]) -> Outcome:
     stamp |= {name: before[name] for name in ("corrections",) if name in before}
     if before == stamp:
         return outcome(run)
-    labels = Labels.from_run(run.path)
-    labeler = job.load(run.path)
+    job.load(run.path)  # what it learned from pixels is what sees the new ones
     job.encode(images, stamp)
-    work = job.recalled(labeler)
-    return job.finish(dataclasses.replace(work, kept=Kept.among(work.images, labels)), stamp)
+    return job.finish(job.extension(), stamp)
 
 
 def relabel_run(
@@ -158,10 +165,10 @@ def predict_run(
         raise ValueError(f"{folder} is not finished: run gdui label again first")
     _refuse_others(folder, manifest["settings"])
     inputs = Inputs.of(source, ready, opinions)
-    labeler = Path(folder) / LABELER
+    labeler = place(folder) / LABELER
     facts = Facts.from_json(Learned.load(labeler)[1]["facts"])
-    learned = {"run": str(Path(folder).resolve()), "encoders": [facts.encoder_hash, facts.named_hash]}
-    target = Path(folder) / "predicted" / Path(source).name if out is None else Path(out)
+    learned = {"run": str(place(folder).resolve()), "encoders": [facts.encoder_hash, facts.named_hash]}
+    target = place(folder) / "predicted" / Path(source).name if out is None else place(out)
     images = inputs.open(target)
     stamp = inputs.stamp(images) | {"learned": digest(labeler)}
     settings = {"learned": learned, "inputs": inputs.to_dict()}
@@ -169,9 +176,21 @@ def predict_run(
         if _is_done(run, stamp):
             return outcome(run)
         job = Job(run, inputs, _config_of(manifest["settings"]), progress)
-        able = job.load(Path(folder))
+        able = job.load(place(folder))
         job.encode(images, stamp)
         return job.finish(job.recalled(able), stamp)
+
+
+def _job_of(engine: str, workers: int | None) -> Callable[..., Job]:
+    """What makes a job on this engine."""
+    checks.one_of("engine", engine, ENGINES)
+    if engine == "local":
+        if workers is not None:
+            raise ValueError("workers are the cluster's: give engine 'ray', or GDUI_THREADS for this machine's threads")
+        return Job
+    from gdui.labeling.distribute import RayJob, join_cluster
+
+    return partial(RayJob, join_cluster(workers))
 
 
 def _encoders(config: Config, inputs: Inputs) -> dict[str, Encoder]:
@@ -230,14 +249,16 @@ def _refuse_others(folder: str | Path, settings: dict[str, Any]) -> None:
 @contextmanager
 def _logged(run: Run) -> Iterator[None]:
     """What gdui logs meanwhile, from INFO on, also goes to the run's own log."""
-    logger, handler = logging.getLogger("gdui"), logging.FileHandler(run.log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
+    logger = logging.getLogger("gdui")
     level = logger.level
-    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        handler.close()
+    with appended(run.log) as path:
+        handler = logging.FileHandler(path, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            logger.removeHandler(handler)
+            handler.close()

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from gdui import __version__
 from gdui.labels.facts import Facts
+from gdui.places import readable
 from gdui.runs import atomic_path
 
 __all__ = ["read_about", "read_batches", "read_parquet", "read_quarantine", "write_csv", "write_parquet"]
@@ -72,7 +73,7 @@ def read_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 def _reading(path: Path) -> Iterator[pq.ParquetFile]:
     """The open file; what can't be read of it is a mistake that names it."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(readable(path), page_checksum_verification=True) as file:
             yield file
     except (pa.ArrowException, OSError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -83,7 +84,7 @@ def _reading(path: Path) -> Iterator[pq.ParquetFile]:
 def read_quarantine(path: Path) -> pa.Table:
     """The id and the reason of every image that could not be read."""
     try:
-        return pq.read_table(path, columns=["id", "reason"])
+        return pq.read_table(readable(path), columns=["id", "reason"])
     except pa.ArrowException as error:
         raise ValueError(f"{path} can't be read as a quarantine: {' '.join(str(error).split())}") from None
 

@@ -16,6 +16,7 @@ from gdui import checks
 from gdui.labels import export, files, words
 from gdui.labels.facts import Facts
 from gdui.labels.totals import Totals, no_quarantine
+from gdui.places import place
 from gdui.runs import LABELS, QUARANTINE, read_manifest
 
 if TYPE_CHECKING:
@@ -202,21 +203,21 @@ class Labels:
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Writes one file, whole or not at all; the same labels give the same bytes."""
-        files.write_parquet([self.table], COLUMNS, self.classes, self.facts, Path(path))
+        files.write_parquet([self.table], COLUMNS, self.classes, self.facts, place(path))
 
     @classmethod
     def from_parquet(cls, path: str | os.PathLike[str]) -> Self:
         """Reads what `to_parquet` wrote; refuses another program's file and a newer gdui's."""
-        table, classes, facts = files.read_parquet(Path(path), COLUMNS, list(RULES))
+        table, classes, facts = files.read_parquet(place(path), COLUMNS, list(RULES))
         return cls(table, classes, facts)
 
     @classmethod
     def from_run(cls, folder: str | os.PathLike[str]) -> Self:
         """The labels that the run in `folder` ended with."""
         read_manifest(folder)
-        path, unread = Path(folder) / LABELS, Path(folder) / QUARANTINE
+        path, unread = place(folder) / LABELS, place(folder) / QUARANTINE
         if not path.is_file():
-            raise ValueError(f"{os.fspath(folder)} has no labels yet: run gdui label again to finish it")
+            raise ValueError(f"{folder!s} has no labels yet: run gdui label again to finish it")
         labels = cls.from_parquet(path)
         return replace(labels, quarantine=files.read_quarantine(unread)) if unread.is_file() else labels
 

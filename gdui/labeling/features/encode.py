@@ -1,16 +1,16 @@
 """Images to vectors: reads and decodes ahead, encodes, and writes each shard once it is complete."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from gdui.images import Batch, Clock, Source, batches
+from gdui.images import Batch, Clock, Shard, Source, batches
 from gdui.labeling.features.store import FeatureStore, ImageEncoder
 
-__all__ = ["Ledger", "encode_source"]
+__all__ = ["Ledger", "encode_shards", "encode_source"]
 
 
 @dataclass
@@ -48,11 +48,30 @@ def encode_source(
         workers: decoding threads; by default one a core.
         progress: called with the ledger so far after each batch.
     """
+    ledger = encode_shards(
+        source.shards, encoder, store, beside=beside, batch_size=batch_size, workers=workers, progress=progress
+    )
+    for kept in (store, *([beside[1]] if beside is not None else [])):
+        kept.seal(source.shards)
+    return ledger
+
+
+def encode_shards(
+    shards: Sequence[Shard],
+    encoder: ImageEncoder,
+    store: FeatureStore,
+    *,
+    beside: tuple[ImageEncoder, FeatureStore] | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    progress: Callable[[Ledger], None] | None = None,
+) -> Ledger:
+    """Encodes those of some shards that `store` lacks; the arguments are those of `encode_source`."""
     if beside is not None and beside[0].transform != encoder.transform:
         raise ValueError("beside must see pictures as the encoder does: their transforms differ")
     pairs = [(encoder, store), *([beside] if beside is not None else [])]
-    todo = [shard for shard in source.shards if any(shard not in kept for _, kept in pairs)]
-    ledger = Ledger(shards_skipped=len(source.shards) - len(todo))
+    todo = [shard for shard in shards if any(shard not in kept for _, kept in pairs)]
+    ledger = Ledger(shards_skipped=len(shards) - len(todo))
     taken: list[Batch] = []
     features: list[list[npt.NDArray[np.float32]]] = [[] for _ in pairs]
     step = -(-(batch_size or encoder.at_once) // encoder.batch) * encoder.batch
@@ -75,8 +94,6 @@ def encode_source(
             taken, features = [], [[] for _ in pairs]
         if progress is not None:
             progress(ledger)
-    for _, kept in pairs:
-        kept.seal(source.shards)
     return ledger
 
 

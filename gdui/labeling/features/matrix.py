@@ -1,10 +1,13 @@
 """Vectors that stand in memory or on disk, in one piece or many, read as one N x dim matrix."""
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gdui import checks
+from gdui.places import is_remote, place, readable
 
 __all__ = ["SCHEMA", "Features", "checksum", "is_whole", "load_features", "read_manifest", "stored_rows"]
 
 SCHEMA = 1
 MAPPED_ROWS = 65_536
+READERS = 16  # small files at once: a store answers many as soon as one
+KEPT = 8  # pieces of a store that many blocks in a row ask for
 SUFFIXES = (".npy", ".parquet")
 Matrix = npt.NDArray[Any]
 
@@ -105,10 +111,11 @@ def load_features(
     """
     if isinstance(source, Features):
         return source
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        return _from_store(Path(source), verify)
-    if isinstance(source, (str, os.PathLike)):
-        counts, piece, dim = _mapped(Path(source), name)
+    if isinstance(source, (str, os.PathLike)) or is_remote(source):
+        path = place(source)  # type: ignore[arg-type] # of the others only what `place` makes is on a store
+        if path.is_dir():
+            return _from_store(path, verify)
+        counts, piece, dim = _mapped(path, name)
     else:
         array = checks.array(name, source, 2, finite=False)
         counts, piece, dim = [len(array)], [array].__getitem__, array.shape[1]
@@ -134,7 +141,10 @@ def _mapped(path: Path, name: str) -> tuple[list[int], Callable[[int], Matrix], 
 
 def _open_npy(path: Path, name: str = "features") -> Matrix:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if is_remote(path):
+            array = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        else:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy's reader of headers has errors of many kinds
         raise ValueError(f"{name} {str(path)!r} can't be read: {error}") from None
     if not isinstance(array, np.ndarray):
@@ -143,17 +153,25 @@ def _open_npy(path: Path, name: str = "features") -> Matrix:
 
 
 def _from_store(folder: Path, verify: bool) -> Features:
+    """Shards are looked at now where that takes but their heads, and on a store when their rows are asked for."""
     manifest = read_manifest(folder)
     shards, dim = manifest["shards"], manifest["dim"]
-    for shard in shards:
+
+    def piece(at: int, verify: bool = False) -> Matrix:
+        shard = shards[at]
         part = _open_npy(folder / f"{shard['file']}.npy")
         if part.shape != (shard["count"], dim) or (verify and checksum(part) != shard["checksum"]):
             broken = f"features of shard {shard['key']!r} in {str(folder)!r} are damaged"
             raise ValueError(f"{broken}: delete {shard['file']}.* there and encode again")
-    paths = [folder / f"{shard['file']}.npy" for shard in shards]
+        return part
+
+    fetched = is_remote(folder)
+    for at in range(len(shards)) if verify or not fetched else ():
+        piece(at, verify)
     ids = stored_rows(folder, rejected=False).column("id")
     identity = {name: manifest.get(name) for name in ("encoder", "hash", "transform", "dim")}
-    return Features([shard["count"] for shard in shards], lambda at: _open_npy(paths[at]), ids, dim, identity)
+    counts = [shard["count"] for shard in shards]
+    return Features(counts, lru_cache(KEPT)(piece) if fetched else piece, ids, dim, identity)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -182,8 +200,8 @@ def _is_shard(about: Any) -> bool:
 
 def is_whole(folder: Path) -> bool:
     """Whether a store has every file that its manifest names."""
-    files = [folder / f"{shard['file']}{suffix}" for shard in read_manifest(folder)["shards"] for suffix in SUFFIXES]
-    return all(map(Path.exists, files))
+    there = {path.name for path in folder.iterdir()}
+    return there.issuperset(f"{shard['file']}{end}" for shard in read_manifest(folder)["shards"] for end in SUFFIXES)
 
 
 def checksum(features: Matrix) -> str:
@@ -193,9 +211,12 @@ def checksum(features: Matrix) -> str:
 
 def stored_rows(folder: Path, *, rejected: bool) -> pa.Table:
     """The id and the reason of the sealed shards' images: the rejected ones, or those that have vectors."""
-    tables = [pa.table({name: pa.array([], pa.string()) for name in ("id", "reason")})]
-    for shard in read_manifest(folder)["shards"]:
-        table = pq.ParquetFile(folder / f"{shard['file']}.parquet").read().replace_schema_metadata()
+
+    def rows(shard: dict[str, Any]) -> pa.Table:
+        table = pq.ParquetFile(readable(folder / f"{shard['file']}.parquet")).read().replace_schema_metadata()
         reasons = table.column("reason")
-        tables.append(table.filter(pc.is_valid(reasons) if rejected else pc.is_null(reasons)))
-    return pa.concat_tables(tables)
+        return table.filter(pc.is_valid(reasons) if rejected else pc.is_null(reasons))
+
+    none = pa.table({name: pa.array([], pa.string()) for name in ("id", "reason")})
+    with ThreadPoolExecutor(READERS) as pool:
+        return pa.concat_tables([none, *pool.map(rows, read_manifest(folder)["shards"])])

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gdui.images import Rejected, Shard, Transform
-from gdui.labeling.features.matrix import SCHEMA, Features, checksum, load_features, read_manifest, stored_rows
+from gdui.labeling.features.matrix import READERS, SCHEMA, Features, checksum, load_features, read_manifest, stored_rows
+from gdui.places import place, readable
 from gdui.runs import atomic_path
 
 __all__ = ["FeatureStore", "ImageEncoder"]
@@ -68,7 +70,7 @@ class FeatureStore:
 
     def __init__(self, folder: str | os.PathLike[str], encoder: ImageEncoder) -> None:
         """Opens `folder`, or makes it; refuses features of another encoder."""
-        self.folder = Path(folder)
+        self.folder = place(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.identity = _identity(encoder)
         self._manifest = self.folder / "manifest.json"
@@ -106,7 +108,9 @@ class FeatureStore:
 
     def seal(self, shards: Sequence[Shard]) -> None:
         """Writes down which shards make up the source, in its order."""
-        self._write_manifest([_about(self.folder / f"{shard.fingerprint}.parquet") for shard in shards])
+        paths = [self.folder / f"{shard.fingerprint}.parquet" for shard in shards]
+        with ThreadPoolExecutor(READERS) as pool:
+            self._write_manifest(list(pool.map(_about, paths)))
 
     def features(self) -> Features:
         """The sealed shards as one virtual array."""
@@ -146,4 +150,4 @@ def _agree(found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    return dict(json.loads(pq.read_schema(path).metadata[b"gdui"]))
+    return dict(json.loads(pq.read_schema(readable(path)).metadata[b"gdui"]))
