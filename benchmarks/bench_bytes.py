@@ -32,6 +32,7 @@ def run(bench: Bench) -> None:
         store = filled(folder / "features", n)
         features = store.features()
         vectors = np.random.default_rng(1).standard_normal((CLASSES, DIMENSIONS), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         images, learned = Images(features, Texts(vectors, SCALE)), drawn(DIMENSIONS, CLASSES)
         table = label_rows(learned, images, np.arange(n))
         names = [f"class {at}" for at in range(CLASSES)]

@@ -77,6 +77,7 @@ def _optional() -> list[Finding]:
     known: list[tuple[str, str, str, str]] = [
         ("CuPy", "cupy", "refinement of arrays that are on a GPU", "pip install 'gdui[cuda12]' or 'gdui[cuda13]'"),
         ("Ray", "ray", "many machines", "pip install 'gdui[ray]'"),
+        ("universal_pathlib", "upath", "run folders on a store", "pip install 'gdui[ray]'"),
         ("data sets", "datasets", "Hugging Face data sets", "pip install 'gdui[datasets]'"),
         ("pandas", "pandas", "labels as a data frame", "pip install pandas"),
         ("UMAP", "umap", "another map in the report", "pip install umap-learn"),

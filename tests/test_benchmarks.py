@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import harness, report, run
+from benchmarks import harness, paper, report, run
 from benchmarks.harness import Bench
 
 
@@ -149,3 +149,26 @@ def test_only_a_run_that_came_to_its_end_is_complete(
 
 def test_the_documents_say_what_the_rows_say() -> None:
     assert report.stale() == [], "run: python benchmarks/report.py"
+
+
+def test_a_billion_images_are_counted_from_the_rows_of_most_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(size: str, provider: str, metric: str, value: float, threads: int, role: str = "ours") -> harness.Row:
+        values = (value, value, value, 1, threads)
+        return harness.Row("toy", size, provider, role, metric, "", *values, "cpu", "", "")  # type: ignore[arg-type]
+
+    rows = {
+        "encode": [
+            row("128 JPEG 640x480", "gdui", "rate", 50.0, 1),
+            row("128 JPEG 640x480", "gdui", "rate", 72.0, 2),
+            row("128 JPEG 640x480", "slow", "rate", 9.0, 2, "peer"),
+            row("128 JPEG 640x480", "gdui", "time", 1.0, 2),
+        ],
+        "bytes": [row("N=9", paper.PICTURE, "bytes an image", 100_000.0, 2)],
+    }
+    monkeypatch.setattr(paper, "read_rows", lambda component: rows.get(component, []))
+    encoding, pictures = paper.assumptions()
+    assert encoding[2:] == ["36 images/s a core", "7,716 core hours"]
+    assert pictures[2:] == ["100,000 bytes", "100.0 TB"]
+    one, _, many = paper.machines()
+    assert one == ["1", "5.0 days", "2,304", "0.23 GB/s"]
+    assert many == ["256", "0.5 hours", "589,824", "58.98 GB/s"]
