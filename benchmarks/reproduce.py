@@ -179,10 +179,10 @@ def _slug(method: str) -> str:
 
 
 def side_by_side(subject: Subject, work: Path, path: Path) -> None:
-    """What every method's first seed drew, a line each: the same noise, a few of each class in turn."""
+    """What every method's first seed drew, a line each, once all have: the same noise, a few of each class in turn."""
     files = {method: work / f"drawn-{_slug(method)}.npy" for method in METHODS}
-    drawn = {method: np.load(file) for method, file in files.items() if file.exists()}
-    if drawn:
+    if all(file.exists() for file in files.values()):
+        drawn = {method: np.load(file) for method, file in files.items()}
         title = f"drawn after {subject.steps:,} steps: {SHOWN} of each class, where one could be asked for"
         write_grid(path, np.concatenate(list(drawn.values())), list(drawn), title=title)
 

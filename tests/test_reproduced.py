@@ -58,6 +58,7 @@ def test_the_sentences_follow_the_rows() -> None:
     ours = 10.0 + METHODS.index(DEFAULT)
     assert f"FID {ours:.2f} with our labels" in said
     assert f"a share of {ours / 20:.2f}" in said
+    assert f"FID from {10.0 + METHODS.index(PLM):.2f} to {10.0 + METHODS.index(LMR):.2f}" in said
     assert reproduced.claims(rows[:2]) == ""
 
 
@@ -133,7 +134,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Subject:
     return replace(subject, each=2, sampler_steps=2, settings={**subject.settings, "recipe.batch": 8})
 
 
-def test_a_run_makes_what_is_missing_and_no_row_twice(tiny: Subject, tmp_path: Path) -> None:
+def test_a_run_makes_what_is_missing_and_no_row_twice(
+    tiny: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = [(UNCONDITIONAL, 0, 1), (TRUTH, 0, 1)]
     rows, figure = tmp_path / "digits.csv", tmp_path / "figure.png"
     run = partial(reproduce.make, tiny, keys, work=tmp_path / "work", rows=rows, figure=figure)
@@ -145,9 +148,12 @@ def test_a_run_makes_what_is_missing_and_no_row_twice(tiny: Subject, tmp_path: P
     assert (plain.method, truth.method, truth.label_accuracy) == (UNCONDITIONAL, TRUTH, 1.0)
     assert plain.samples == truth.samples == 20
     assert math.isnan(plain.asked_accuracy)
-    assert figure.exists()
+    assert not figure.exists()  # which shows all methods, or stays what it was
     run(minutes=10)
     assert rows.read_bytes() == first
+    monkeypatch.setattr(reproduce, "METHODS", (UNCONDITIONAL, TRUTH))
+    reproduce.side_by_side(tiny, tmp_path / "work", figure)
+    assert figure.exists()
 
 
 def test_a_row_of_fewer_steps_is_trained_anew_and_not_read_from_the_end(tiny: Subject, tmp_path: Path) -> None:
