@@ -74,7 +74,7 @@ def over_steps(found: dict[str, list[Measured]], path: Path) -> None:
             left.plot(steps, [row.fid for row in rows], label=method, **kind)
             if method != UNCONDITIONAL:
                 right.plot(steps, [row.asked_accuracy for row in rows], **kind)
-        left.set(ylim=(0, None), ylabel="FID")
+        left.set(yscale="log", ylabel="FID, logarithmic")
         right.set(ylim=(0, 1), ylabel="pictures drawn as asked")
         right.yaxis.set_major_formatter(PercentFormatter(1))
         for axes in (left, right):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(HERE.parent))
 from benchmarks import paper  # noqa: E402
 from benchmarks.harness import RESULTS, Row, read_rows  # noqa: E402
 from benchmarks.measured import read_measured, rows_file  # noqa: E402
-from benchmarks.reproduced import reproduction, scores_table  # noqa: E402
+from benchmarks.reproduced import SHORT, reproduction, scores_table  # noqa: E402
 
 README = HERE.parent / "README.md"
 RESULTS_PAGE = HERE.parent / "docs" / "results.md"
@@ -224,6 +224,7 @@ def documents() -> dict[Path, str]:
     tables = {
         "quality": quality_table(),
         "reproduction": scores_table(read_measured(rows_file("digits"))),
+        "reproduction in short": scores_table(read_measured(rows_file("digits")), SHORT),
         "speed": speed_table(most=1),
         "speed of all": speed_table(),
         "plots of speed": plots_of_speed(),

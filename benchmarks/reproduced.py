@@ -1,5 +1,6 @@
 """The seed paper's tables beside ours, in words and numbers, from the committed rows."""
 
+from collections.abc import Collection
 from statistics import mean, stdev
 
 from benchmarks.measured import (
@@ -32,6 +33,7 @@ COLUMNS = {
     "label_accuracy": "labels right",
     "asked_accuracy": "drawn as asked",
 }
+SHORT = ("fid", "label_accuracy", "asked_accuracy")
 # FID, sFID, IS, precision and recall on STL-10.
 PUBLISHED = {
     UNCONDITIONAL: (26.81, 48.74, 9.76, 0.59, 0.45),
@@ -108,15 +110,15 @@ def markdown(header: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, align, *lines])
 
 
-def scores_table(rows: list[Measured]) -> str:
+def scores_table(rows: list[Measured], columns: Collection[str] = tuple(COLUMNS)) -> str:
     """A line for each method, the number of seeds beside it; nothing where there is no row."""
     if not final(rows):
         return ""
     lines = [
-        [f"{method} ({len(found)})", *(spread(found, column) for column in COLUMNS)]
+        [f"{method} ({len(found)})", *(spread(found, column) for column in columns)]
         for method, found in final(rows).items()
     ]
-    return markdown(["(seeds)", *COLUMNS.values()], lines)
+    return markdown(["(seeds)", *(COLUMNS[column] for column in columns)], lines)
 
 
 def beside_the_paper(rows: list[Measured]) -> str:
