@@ -6,9 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from PIL import Image, ImageFont
+import numpy as np
+from PIL import Image, ImageColor, ImageFont
 
-__all__ = ["ACCENT", "FAINT", "LIMIT", "OTHER", "OURS", "PAGE", "PLOT", "TEXT", "fitted", "font", "stacked"]
+__all__ = [
+    "ACCENT",
+    "FAINT",
+    "LIMIT",
+    "OTHER",
+    "OURS",
+    "PAGE",
+    "PLOT",
+    "TEXT",
+    "fitted",
+    "font",
+    "in_greys",
+    "stacked",
+]
 
 PAGE, TEXT, FAINT, ACCENT = "#16181d", "#f2f0ea", "#8d929c", "#f0a35e"
 
@@ -26,6 +40,8 @@ PLOT: Any = {
     "font.size": 10,
     "svg.hashsalt": "gdui",
 }
+
+GREYS, BLENDS = 40, 8  # shades of a page of grey pictures: more can hardly be told apart, and cost twice the bytes
 
 
 @cache
@@ -52,3 +68,20 @@ def stacked(strips: Sequence[Image.Image]) -> Image.Image:
         page.paste(strip, (0, top))
         top += strip.height
     return page
+
+
+def in_greys(page: Image.Image) -> Image.Image:
+    """A page of type and grey pictures in few shades."""
+    return page.quantize(palette=_greys(), dither=Image.Dither.NONE)
+
+
+@cache
+def _greys() -> Image.Image:
+    """A palette of greys, and of the colours of type as they blend into the page."""
+    page = np.array(ImageColor.getrgb(PAGE))
+    greys = np.linspace(0, 255, GREYS)[:, None].repeat(3, 1)
+    share = np.linspace(0, 1, BLENDS)[:, None]
+    type_ = [page + share * (np.array(ImageColor.getrgb(colour)) - page) for colour in (TEXT, FAINT, ACCENT)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.rint(np.concatenate([*type_, greys])).astype(int).ravel().tolist())
+    return palette

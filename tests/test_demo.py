@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 import gdui.demo
 from gdui.demo import NAMES, contact_sheet, draw_digits, images
 from gdui.demo import digits as demo
+from gdui.demo.sheet import CELL, DRAWN
 from gdui.diffusion.generator import Generator
 from gdui.labeling import graph
 from gdui.labeling.cluster import assign, fit_centroids
@@ -203,6 +204,20 @@ def test_the_sheet_takes_any_labels(tmp_path: Path, rng: np.random.Generator) ->
         contact_sheet(pictures[:5], make_labels(label, label, classes), tmp_path / "sheet.png")
 
 
+def test_drawn_images_stand_beside_their_class(tmp_path: Path) -> None:
+    """White pictures of the second class are where nothing else is white, on a page of few shades."""
+    labels = make_labels([0, 1, 1, 0], [0, 1, 1, 1], ["a", "b"])
+    drawn = np.stack([np.zeros((DRAWN, 8, 8), np.uint8), np.full((DRAWN, 8, 8), 255, np.uint8)])
+    contact_sheet(np.zeros((4, 8, 8), np.uint8), labels, tmp_path / "sheet.png", drawn)
+    sheet = Image.open(tmp_path / "sheet.png")
+    assert sheet.mode == "P"
+    white = np.asarray(sheet.convert("L")) == 255
+    across, down = white.any(0).nonzero()[0], white.any(1).nonzero()[0]
+    assert across.min() > sheet.width / 2
+    assert np.ptp(down) + 1 == CELL
+    assert white.sum() == DRAWN * CELL * CELL
+
+
 def test_the_demo_labels_handwriting_without_a_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Guarded:
         images = load_digits().images
@@ -232,5 +247,6 @@ def test_a_few_steps_draw_a_named_grid(tmp_path: Path) -> None:
     assert drawn.model.names == NAMES
     assert drawn.model.classifier is not None
     assert Image.open(drawn.grid).height > 11 * 64
+    assert Image.open(tmp_path / "contact_sheet.png").width > 1000
     again = Generator.load(tmp_path / "generator")
     np.testing.assert_array_equal(again.sample("two", n=2, steps=2), drawn.model.sample("two", n=2, steps=2))

@@ -440,6 +440,9 @@ def test_the_command_scores_labels(tmp_path: Path, capsys: pytest.CaptureFixture
     for content in (b"", b"id,label", b"PK\x03\x04"):
         (tmp_path / "other").write_bytes(content)
         assert main(["evaluate", run, "--truth", str(tmp_path / "other")]) == 1
-        assert "must be an .npy file of class numbers" in capsys.readouterr().err
+        assert "an .npy file of class numbers" in capsys.readouterr().err
     assert main(["evaluate", run, "--truth", str(tmp_path / "none.npy")]) == 1
     assert "none.npy: No such file" in capsys.readouterr().err
+    (tmp_path / "truth.csv").write_text("id,label\n0,left\n1,right\n20,right\n21,\n")
+    assert main(["evaluate", run, "--truth", str(tmp_path / "truth.csv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["per class"] == {"left": 0.5, "right": 1}

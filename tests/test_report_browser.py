@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from gdui import Labeler
 from gdui.cli import main
 from gdui.demo import NAMES, images
 from gdui.labels import Labels
@@ -127,7 +129,7 @@ def test_a_review_by_keyboard_is_kept_undone_and_exported(browser: Any, run: Pat
     first, second, third, fourth = (told["images"]["id"][at] for at in told["review"][:4])
     page.locator(".desk").focus()
     page.keyboard.press("Enter")
-    page.keyboard.press("8")
+    page.keyboard.press("7")
     assert " now seven. 3 of" in page.locator("#said").text_content()
     page.keyboard.press("x")
     page.keyboard.press("Enter")
@@ -154,6 +156,30 @@ def test_a_review_by_keyboard_is_kept_undone_and_exported(browser: Any, run: Pat
     overview = page.locator("#overview").inner_text()
     assert "what a person said of 3 images counts as right" in overview
     assert "none was seen" not in overview
+
+
+@pytest.mark.parametrize(
+    ("names", "keys"),
+    [
+        (NAMES, "0123456789"),
+        (("cat", "digit 1", "2", "1 or 2", "dog", "one"), "312456"),
+        (("bird", "ship"), "12"),
+    ],
+    ids=["words", "mixed", "plain"],
+)
+def test_a_class_that_is_named_by_a_digit_has_its_key(
+    browser: Any, tmp_path: Path, names: tuple[str, ...], keys: str
+) -> None:
+    opinions = np.eye(len(names))[np.arange(40) % len(names)] + np.random.default_rng(0).random((40, len(names)))
+    labels = Labeler(names, preset="paper", clusterer="kmeans").fit_predict(features=opinions, opinions=opinions)
+    page = opened(browser, labels.report(tmp_path / "report.html"), **DESKTOP)
+    assert "".join(page.locator(".choices kbd").all_inner_texts()) == keys
+    page.locator(".desk").focus()
+    for name, key in zip(names, keys, strict=True):
+        label = page.locator(".verdict").inner_text()
+        page.keyboard.press(key)
+        verdict = "accepted" if label == name else f"now {name}"
+        assert f"{label} {verdict}. " in page.locator("#said").text_content()
 
 
 def test_a_source_that_has_moved_is_named(

@@ -7,6 +7,7 @@ from typing import Any
 from gdui.cli.main import parser
 
 PLACE = "<!-- commands -->"
+EVERYWHERE = ("help", "json", "debug")  # options that the page names once
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -25,10 +26,11 @@ def commands() -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
 def section(command: tuple[str, str, argparse.ArgumentParser]) -> str:
     """A command: how it is called, and a line for each argument."""
     name, about, of_command = command
-    actions = [one for one in of_command._actions if not isinstance(one, argparse._HelpAction)]
+    actions = [one for one in of_command._actions if one.dest not in EVERYWHERE]
     given = [called(one) for one in actions if one.required or not one.option_strings]
-    usage = " ".join(["gdui", name, *given, "[options]"])
-    lines = [f"| {names(one)} | {meaning(one)} |" for one in actions]
+    usage = " ".join(["gdui", name, *given, *["[options]"][: len(actions) > len(given)]])
+    rows = [f"| {names(one)} | {meaning(one)} |" for one in actions]
+    lines = ["| | |", "| --- | --- |", *rows] if rows else []
     return "\n".join(
         [
             f"## gdui {name}",
@@ -39,8 +41,6 @@ def section(command: tuple[str, str, argparse.ArgumentParser]) -> str:
             usage,
             "```",
             "",
-            "| | |",
-            "| --- | --- |",
             *lines,
         ]
     )

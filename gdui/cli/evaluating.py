@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gdui.cli.progress import Progress
 
 if TYPE_CHECKING:
     from gdui.evaluation.fidelity import Fidelity
+    from gdui.labels import Labels
 
 __all__ = ["add_commands"]
 
@@ -30,7 +32,12 @@ def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     against = parser.add_mutually_exclusive_group(required=True)
     against.add_argument("--reference", metavar="SOURCE", help="the real images")
-    against.add_argument("--truth", type=Path, metavar="FILE", help="an .npy of class numbers, in the run's order")
+    against.add_argument(
+        "--truth",
+        type=Path,
+        metavar="FILE",
+        help="a CSV of id and label, or an .npy of class numbers in the run's order",
+    )
     parser.add_argument("--network", default="inception", metavar="NAME", help="inception, digits or an encoder")
     parser.add_argument("--weights", metavar="FILE", help="Inception's weights; without it they are downloaded once")
     parser.add_argument("--size", type=int, metavar="N", help="the side all images are brought to")
@@ -96,9 +103,9 @@ def _labels(arguments: argparse.Namespace) -> None:
     if len(arguments.sets) != 1:
         raise ValueError(f"with --truth there must be one run, not {len(arguments.sets)}")
     labels = Labels.from_run(arguments.sets[0])
-    truth = _truth(arguments.truth)
-    found = agreement(truth, labels.label_index)
-    error = calibration(truth, labels.label_index, labels.numbers("confidence")).error
+    known, truth = _truth(arguments.truth, labels)
+    found = agreement(truth, labels.label_index[known])
+    error = calibration(truth, labels.label_index[known], labels.numbers("confidence")[known]).error
     facts = {
         "accuracy": found.accuracy,
         "accuracy of the best renaming": found.mapped_accuracy,
@@ -117,12 +124,26 @@ def _labels(arguments: argparse.Namespace) -> None:
     print("\n".join(f"{name:<{width}}  {value:7.4f}" for name, value in (facts | per_class).items()))
 
 
-def _truth(path: Path) -> Any:
+def _truth(path: Path, labels: "Labels") -> tuple[npt.NDArray[np.integer], Any]:
+    """The rows whose class is known, and their classes: all of them where it is an array."""
+    if path.suffix != ".csv":
+        return np.arange(len(labels)), _numbers(path)
+    from gdui.labels.pins import read_pins
+    from gdui.report.write import class_indices
+
+    named = class_indices(labels, read_pins(path))
+    known = np.flatnonzero(named >= 0)
+    return known, named[known]
+
+
+def _numbers(path: Path) -> Any:
     with path.open("rb") as file:
         try:
             return np.lib.format.read_array(file, allow_pickle=False)
         except Exception:  # numpy's reader of headers has errors of many kinds
-            raise ValueError(f"--truth must be an .npy file of class numbers, and {path} is none") from None
+            raise ValueError(
+                f"--truth must be a .csv of id and label or an .npy file of class numbers, and {path} is none"
+            ) from None
 
 
 def _known(scores: dict[str, float]) -> dict[str, float | None]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gdui.demo.digits import NAMES, images
+from gdui.demo.digits import NAMES, SHEET, images
+from gdui.demo.sheet import DRAWN, contact_sheet
 from gdui.diffusion.generator import Generator
 from gdui.diffusion.grid import write_grid
 from gdui.diffusion.workflow import train
@@ -48,6 +49,8 @@ def draw_digits(
 ) -> Drawn:
     """Trains on the demo's pictures under its labels, in folder/generator, and draws every digit into folder/drawn.png.
 
+    The first of them also stand on the contact sheet, beside the images they were learned from.
+
     Args:
         labels: as `run` found them.
         steps: of training, in place of those that the digits need.
@@ -70,4 +73,6 @@ def draw_digits(
     unasked = model.sample(n=COLUMNS, progress=progress, seed=seed)
     title = "Drawn by name, and (last row) without one"
     write_grid(folder / GRID, np.concatenate([asked, unasked]), [*NAMES, "(no name)"], title=title)
+    beside = asked.reshape(len(NAMES), COLUMNS, *asked.shape[1:3])[:, :DRAWN]
+    contact_sheet(images(), labels, folder / SHEET, beside)
     return Drawn(model, folder / GRID)

@@ -1,4 +1,4 @@
-"""A contact sheet: one picture from which a person sees how good a labelling is."""
+"""A contact sheet: one picture from which a person sees how good a labelling is, and what a generator made of it."""
 
 from pathlib import Path
 
@@ -6,31 +6,32 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from gdui.drawing import ACCENT, FAINT, PAGE, TEXT, fitted, font, stacked
+from gdui.drawing import ACCENT, FAINT, PAGE, TEXT, fitted, font, in_greys, stacked
 from gdui.labels import Labels
 from gdui.runs import atomic_path
 
-__all__ = ["contact_sheet"]
+__all__ = ["DRAWN", "contact_sheet"]
 
-CELL, GAP, EDGE, GUTTER = 68, 8, 56, 52
-SUREST, LEAST, CHANGED_ROWS = 11, 7, 3
-NAMES_WIDTH = 3 * (CELL + GAP) - GUTTER  # so that both parts end at one edge
-LEFT = EDGE + NAMES_WIDTH
-MIDDLE = LEFT + SUREST * (CELL + GAP) + GUTTER
-WIDTH = MIDDLE + LEAST * (CELL + GAP) - GAP + EDGE
-COLUMNS = (WIDTH - 2 * EDGE + GAP) // (CELL + GAP)
+# Twice as large as a README shows it, where type of 26 is one of 13.
+WIDTH, EDGE, NAMES_WIDTH, GUTTER = 1680, 44, 210, 40
+CELL, GAP, APART = 62, 5, 50
+LEAST, DRAWN = 4, 7
+LEFT, RIGHT = EDGE + NAMES_WIDTH, WIDTH - EDGE
+SMALL, LARGE = 26, 30
+CHANGES = (RIGHT - EDGE + APART) // (CELL + APART)
 
 Indices = npt.NDArray[np.integer]
 Pixels = npt.NDArray[np.uint8]
 
 
-def contact_sheet(pictures: Pixels, labels: Labels, path: Path) -> None:
+def contact_sheet(pictures: Pixels, labels: Labels, path: Path, drawn: Pixels | None = None) -> None:
     """Writes a PNG: the surest and the least sure images of every class, and images on which the opinion was overruled.
 
     Args:
         pictures: [N, H, W] or [N, H, W, 3], in the order of the labels.
         labels: of the same images.
         path: the file to write.
+        drawn: [C, DRAWN, H, W] or [C, DRAWN, H, W, 3], new images of every class, which stand beside its own.
     """
     if len(pictures) != len(labels):
         raise ValueError(f"pictures must be as many as the labels, {len(labels)}, not {len(pictures)}")
@@ -38,59 +39,74 @@ def contact_sheet(pictures: Pixels, labels: Labels, path: Path) -> None:
     order = np.argsort(-labels.numbers("confidence"), kind="stable")
     members = [order[label[order] == index] for index in range(len(labels.classes))]
     changed = order[(label[order] != opinion[order]) & (label[order] >= 0) & (opinion[order] >= 0)]
+    new = [None] * len(labels.classes) if drawn is None else list(drawn)
     strips = [
-        _heading(labels),
-        *(_class_row(pictures, name, rows) for name, rows in zip(labels.classes, members, strict=True)),
-        *_changes(pictures, labels, _interleaved(changed, label)),
-        _strip(EDGE - GAP),
+        _heading(labels, drawn is not None),
+        *(_class_row(pictures, *row) for row in zip(labels.classes, members, new, strict=True)),
+        *_changes(pictures, labels, _interleaved(changed, label)[:CHANGES], len(changed)),
     ]
+    page = stacked(strips)
     with atomic_path(path) as temporary:
-        stacked(strips).save(temporary, format="PNG", optimize=True)
+        (in_greys(page) if pictures.ndim == 3 else page).save(temporary, format="PNG", optimize=True)
 
 
-def _heading(labels: Labels) -> Image.Image:
-    strip = _strip(172)
-    pen = ImageDraw.Draw(strip)
-    pen.text((EDGE, EDGE), f"{len(labels):,} images, {len(labels.classes)} names", TEXT, font(34, bold=True))
-    baseline = strip.height - 14
-    pen.text((LEFT, baseline), "surest of each class", FAINT, font(17), anchor="ls")
-    pen.text((MIDDLE, baseline), "least sure", FAINT, font(17), anchor="ls")
+def _columns(with_drawn: bool) -> tuple[int, int, int]:
+    """Where the least sure and the drawn images begin, and how many of the surest fit before them."""
+    drawn = RIGHT - DRAWN * (CELL + GAP) + GAP
+    least = (drawn - GUTTER if with_drawn else RIGHT) - LEAST * (CELL + GAP) + GAP
+    return least, drawn, (least - GUTTER - LEFT + GAP) // (CELL + GAP)
+
+
+def _heading(labels: Labels, with_drawn: bool) -> Image.Image:
+    strip = _strip(96)
+    pen, baseline = ImageDraw.Draw(strip), 78
+    least, drawn, _ = _columns(with_drawn)
+    pen.text((EDGE, baseline), f"{len(labels):,} images", TEXT, font(SMALL), "ls")
+    pen.text((LEFT, baseline), "labelled, the surest first", FAINT, font(SMALL), "ls")
+    pen.text((least, baseline), "the least sure", FAINT, font(SMALL), "ls")
+    if with_drawn:
+        pen.text((drawn, baseline), "drawn by name", ACCENT, font(SMALL), "ls")
     return strip
 
 
-def _class_row(pictures: Pixels, name: str, rows: Indices) -> Image.Image:
+def _class_row(pictures: Pixels, name: str, rows: Indices, drawn: Pixels | None) -> Image.Image:
     """A class, its images given from the surest on; no image stands in the row twice."""
     strip = _strip(CELL + GAP)
-    pen = ImageDraw.Draw(strip)
-    pen.text(
-        (EDGE, CELL // 2 + 2), fitted(name, font(22, bold=True), NAMES_WIDTH - 20), TEXT, font(22, bold=True), "ls"
-    )
-    pen.text((EDGE, CELL // 2 + 8), f"{len(rows):,} images", FAINT, font(14), "la")
-    _paste(strip, pictures, rows[:SUREST], LEFT)
-    _paste(strip, pictures, rows[SUREST:][::-1][:LEAST], MIDDLE)
+    pen, middle = ImageDraw.Draw(strip), CELL // 2
+    count = f"{len(rows):,}"
+    room = NAMES_WIDTH - 44 - round(font(SMALL).getlength(count))
+    pen.text((EDGE, middle), fitted(name, font(LARGE, bold=True), room), TEXT, font(LARGE, bold=True), "lm")
+    pen.text((LEFT - 24, middle), count, FAINT, font(SMALL), "rm")
+    least, left, surest = _columns(drawn is not None)
+    _paste(strip, pictures[rows[:surest]], LEFT)
+    _paste(strip, pictures[rows[surest:][::-1][:LEAST]], least)
+    if drawn is not None:
+        _paste(strip, drawn, left)
     return strip
 
 
-def _changes(pictures: Pixels, labels: Labels, changed: Indices) -> list[Image.Image]:
-    """Images whose label is not what the opinion called them, in rows, each with both names below it."""
-    title = _strip(92)
+def _changes(pictures: Pixels, labels: Labels, rows: Indices, count: int) -> list[Image.Image]:
+    """Images whose label is not what the opinion called them, below each the opinion's name and the label."""
+    title, strip = _strip(84), _strip(CELL + EDGE + 84)
     pen = ImageDraw.Draw(title)
-    pen.text((EDGE, 46), f"{len(changed):,} labels are not what the opinion said", TEXT, font(22, bold=True), "ls")
-    pen.text((EDGE, 72), "its name above, the label's below", FAINT, font(15), "ls")
-    shown = changed[: CHANGED_ROWS * COLUMNS]
-    return [title, *(_change_row(pictures, labels, shown[at : at + COLUMNS]) for at in range(0, len(shown), COLUMNS))]
-
-
-def _change_row(pictures: Pixels, labels: Labels, rows: Indices) -> Image.Image:
-    strip = _strip(CELL + 54)
-    pen = ImageDraw.Draw(strip)
-    _paste(strip, pictures, rows, EDGE)
+    said = f"{count:,} labels are not what the encoder said"
+    pen.text((EDGE, 58), said, TEXT, font(LARGE, bold=True), "ls")
+    after = EDGE + font(LARGE, bold=True).getlength(said) + 24
+    pen.text((after, 58), "its name is struck out, the label stands below", FAINT, font(SMALL), "ls")
+    _paste(strip, pictures[rows], EDGE + APART // 2, APART)
     label, opinion = labels.label_index[rows], labels.indices("clip_label")[rows]
-    for column, (before, after) in enumerate(zip(opinion, label, strict=True)):
-        middle = EDGE + column * (CELL + GAP) + CELL // 2
-        for index, y, colour in ((before, 17, FAINT), (after, 35, ACCENT)):
-            pen.text((middle, CELL + y), fitted(labels.classes[index], font(14), CELL + 4), colour, font(14), "ms")
-    return strip
+    for column, (before, after_) in enumerate(zip(opinion, label, strict=True)):
+        _renamed(strip, EDGE + APART // 2 + column * (CELL + APART) + CELL // 2, labels.classes, before, after_)
+    return [title, strip]
+
+
+def _renamed(strip: Image.Image, middle: int, classes: list[str], before: int, after: int) -> None:
+    """Two names below an image, the upper one struck out."""
+    pen, room = ImageDraw.Draw(strip), CELL + APART - 10
+    for index, y, colour in ((before, CELL + 32, FAINT), (after, CELL + 64, ACCENT)):
+        pen.text((middle, y), fitted(classes[index], font(SMALL), room), colour, font(SMALL), "ms")
+    half = font(SMALL).getlength(fitted(classes[before], font(SMALL), room)) / 2
+    pen.line((middle - half, CELL + 24, middle + half, CELL + 24), FAINT, 2)
 
 
 def _interleaved(rows: Indices, label: Indices) -> Indices:
@@ -102,10 +118,10 @@ def _interleaved(rows: Indices, label: Indices) -> Indices:
     return rows[np.lexsort((label[rows], turn))]
 
 
-def _paste(strip: Image.Image, pictures: Pixels, rows: Indices, left: int) -> None:
-    for column, row in enumerate(rows.tolist()):
-        tile = Image.fromarray(pictures[row]).convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
-        strip.paste(tile, (left + column * (CELL + GAP), 0))
+def _paste(strip: Image.Image, pictures: Pixels, left: int, apart: int = GAP) -> None:
+    for column, picture in enumerate(pictures):
+        tile = Image.fromarray(picture).convert("RGB").resize((CELL, CELL), Image.Resampling.BICUBIC)
+        strip.paste(tile, (left + column * (CELL + apart), 0))
 
 
 def _strip(height: int) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from gdui import checks
-from gdui.drawing import FAINT, PAGE, TEXT, fitted, font, stacked
+from gdui.drawing import FAINT, PAGE, TEXT, fitted, font, in_greys, stacked
 from gdui.runs import atomic_path
 
 __all__ = ["write_grid"]
@@ -34,8 +34,9 @@ def write_grid(
     width = max(left + columns * cell - GAP + EDGE, 2 * EDGE + round(font(24, bold=True).getlength(title)))
     lines = [_row(row, label, left, scale, width) for row, label in zip(rows, labels, strict=True)]
     strips = [_heading(title, width), *lines, Image.new("RGB", (width, EDGE - GAP), PAGE)]
+    page = stacked(strips)
     with atomic_path(path) as temporary:
-        stacked(strips).save(temporary, format="PNG", optimize=True)
+        (in_greys(page) if images.shape[3] == 1 else page).save(temporary, format="PNG", optimize=True)
 
 
 def _heading(title: str, width: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 const FIXED = 10;
 const KEYS = "1234567890";
+const DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
 const AHEAD = 9;
 
 function reviewSection() {
@@ -109,7 +110,7 @@ function reviewSection() {
   }
 
   function answers(at) {
-    const offered = suggestions(at).map((label, place) => {
+    const offered = [...keyed(at)].map(([key, label]) => {
       const notes = [
         label === images.label[at] && "label",
         label === images.first[at] && "opinion",
@@ -118,11 +119,17 @@ function reviewSection() {
       const pressed = String(corrections.of(at) === label);
       return el(
         "button",
-        { type: "button", "data-control": label, "aria-pressed": pressed, onclick: () => decide(label) },
+        {
+          type: "button",
+          "data-control": label,
+          "aria-pressed": pressed,
+          "aria-keyshortcuts": key,
+          onclick: () => decide(label),
+        },
         swatch(label),
         nameOf(label),
         notes.length ? el("small", null, notes.join(", ")) : null,
-        el("kbd", null, KEYS[place]),
+        el("kbd", { "aria-hidden": "true" }, key),
       );
     });
     return el(
@@ -169,9 +176,9 @@ function reviewSection() {
   desk.addEventListener("keydown", (event) => {
     if (event.target.tagName === "SELECT" || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Enter" && event.target !== desk) return;
-    const named = suggestions(queue[now])[KEYS.indexOf(event.key)];
+    const named = keyed(queue[now]).get(event.key);
     const act =
-      KEYS.includes(event.key) && named !== undefined
+      named !== undefined
         ? () => decide(named)
         : (shortcuts[event.key] ?? shortcuts[event.key.toLowerCase()]);
     if (!act) return;
@@ -220,4 +227,19 @@ function suggestions(at) {
   if (classes.length <= FIXED) return classes.map((_, label) => label);
   const likely = [images.label[at], images.first[at], images.second[at], images.matched[at]];
   return [...new Set(likely)].filter((label) => label !== NOBODY);
+}
+
+// Key -> class, in the classes' order. Who is named by a digit has its key, the others those that are left.
+function keyed(at) {
+  const offered = suggestions(at);
+  const own = offered.map((label) => digitOf(classes[label].name));
+  const free = [...KEYS].filter((key) => !own.includes(key));
+  const keyOf = (key, place) => (key !== undefined && own.indexOf(key) === place ? key : free.shift());
+  return new Map(own.map((key, place) => [keyOf(key, place), offered[place]]));
+}
+
+// The only digit of a name, as in "3", "three" or "digit 3".
+function digitOf(name) {
+  const word = DIGITS.indexOf(name.trim().toLowerCase());
+  return word < 0 ? /^\D*(\d)\D*$/.exec(name)?.[1] : String(word);
 }
