@@ -127,11 +127,8 @@ def test_the_page_of_commands_has_every_command_and_option() -> None:
     for name, text in sections.items():
         with pytest.raises(SystemExit), redirect_stdout(io.StringIO()) as told:
             parser().parse_args([name, "--help"])
-        for option in set(re.findall(r"--[a-z][\w-]*", told.getvalue().partition("options:")[2])) - {
-            "--help",
-            "--json",
-            "--debug",
-        }:
+        options = set(re.findall(r"--[a-z][\w-]*", told.getvalue().partition("options:")[2]))
+        for option in options - {"--help", "--json", "--debug"}:
             assert f"`{option}" in text, (name, option)
 
 

@@ -445,4 +445,4 @@ def test_the_command_scores_labels(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "none.npy: No such file" in capsys.readouterr().err
     (tmp_path / "truth.csv").write_text("id,label\n0,left\n1,right\n20,right\n21,\n")
     assert main(["evaluate", run, "--truth", str(tmp_path / "truth.csv"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["per class"] == {"left": 0.5, "right": 1}
+    assert json.loads(capsys.readouterr().out)["per class"] == {"left": 1, "right": 0.5}
