@@ -12,10 +12,17 @@ from gdui.diffusion.recipe import Recipe, draw
 from gdui.diffusion.schedule import Schedule
 from gdui.training.precision import autocast
 
-__all__ = ["Averages", "errors", "follow", "put_on", "wearing"]
+__all__ = ["Averages", "errors", "follow", "followed", "put_on", "wearing"]
 
 Averages = dict[float, list[Tensor]]
 JUDGED = 8  # batches
+
+
+def followed(network: nn.Module) -> list[Tensor]:
+    """What is averaged: the weights, and the statistics of batch norms, which are worth nothing with other weights."""
+    norms = (part for part in network.modules() if isinstance(part, nn.BatchNorm2d))
+    statistics = (value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None)
+    return [*(parameter.detach() for parameter in network.parameters()), *statistics]
 
 
 def follow(averages: Averages, weights: Sequence[Tensor], step: int) -> None:
@@ -26,15 +33,15 @@ def follow(averages: Averages, weights: Sequence[Tensor], step: int) -> None:
 
 @torch.no_grad()
 def put_on(network: nn.Module, weights: Sequence[Tensor]) -> None:
-    """Gives the network these weights."""
-    for parameter, value in zip(network.parameters(), weights, strict=True):
-        parameter.copy_(value)
+    """Gives the network these weights, as `followed` lists them."""
+    for own, value in zip(followed(network), weights, strict=True):
+        own.copy_(value)
 
 
 @contextmanager
 def wearing(network: nn.Module, weights: Sequence[Tensor]) -> Iterator[nn.Module]:
     """The network with other weights, in evaluation mode, until the block ends."""
-    own, training = [p.detach().clone() for p in network.parameters()], network.training
+    own, training = [value.clone() for value in followed(network)], network.training
     put_on(network, weights)
     try:
         yield network.eval()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gdui.diffusion.layers import TimeEmbedding
 from gdui.diffusion.norm import zeroed
 from gdui.training.backbones import backbone
+from gdui.training.shared_norm import SharedNorm
 
 __all__ = ["Learned", "SpiceClassifier", "SpiceConfig"]
 
@@ -54,7 +55,7 @@ class SpiceClassifier(nn.Module):
     def __init__(self, config: SpiceConfig) -> None:
         super().__init__()
         self.config = config
-        self.features = backbone(config.backbone, config.channels, side=config.image_size)
+        self.features = backbone(config.backbone, config.channels, side=config.image_size, norm=SharedNorm)
         width = self.features.dim
         hidden = config.hidden or width
         self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, config.classes))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gdui.diffusion.averages import Averages, follow
+from gdui.diffusion.averages import Averages, follow, followed
 from gdui.diffusion.balance import balanced
 from gdui.diffusion.losses import Forward, Loss
 from gdui.diffusion.pictures import Batch, Pictures
@@ -22,6 +22,7 @@ from gdui.diffusion.times import TimeSampler
 from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
 from gdui.training.precision import autocast, compiled
 from gdui.training.ranks import gathered, on_any_rank, place, sum_over_ranks
+from gdui.training.shared_norm import shares
 from gdui.training.stopping import StoppedError, asked_to_stop
 
 __all__ = ["DivergedError", "Trained", "train_network"]
@@ -70,7 +71,7 @@ class Trained:
     def begin(cls, network: nn.Module, timesteps: int, recipe: Recipe) -> "Trained":
         parameters = list(network.parameters())
         optimiser = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True)
-        averages = {decay: [p.detach().clone() for p in parameters] for decay in recipe.ema}
+        averages = {decay: [value.clone() for value in followed(network)] for decay in recipe.ema}
         return cls(network, optimiser, averages, TimeSampler(recipe.times, timesteps))
 
     def saved(self, facts: dict[str, Any]) -> Saved:
@@ -121,7 +122,7 @@ def train_network(
     history, trained = History(folder, keep=recipe.keep), Trained.begin(network, timesteps, recipe)
     if saved := history.resume(facts["recipe"]):
         trained.restore(saved)
-    forward = compiled(network.train(), compile)
+    forward = compiled(network.train(), compile and not shares(network))
     draws = partial(draw, pictures=pictures, recipe=recipe, rank=rank, ranks=ranks)
     device = next(network.parameters()).device
     started = time.perf_counter()
@@ -153,7 +154,7 @@ def _advance(trained: Trained, value: float, norm: float, history: History) -> N
     if trained.course.worse or not np.isfinite([value, norm]).all():
         raise DivergedError(_last_words(trained, value, norm, history))
     trained.step += 1
-    follow(trained.averages, [p.detach() for p in trained.network.parameters()], trained.step)
+    follow(trained.averages, followed(trained.network), trained.step)
 
 
 def _record(

@@ -38,18 +38,20 @@ class Backbone(nn.Module):
         widths: Sequence[int],
         channels: int = 3,
         pool: bool = False,
+        norm: type[nn.BatchNorm2d] = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         self.channels, self.pool, self.dim = channels, pool, widths[-1] * block.expansion
         self.conv1 = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.bn1 = norm(widths[0])
         inputs, layers = widths[0], []
         for at, (depth, width) in enumerate(zip(depths, widths, strict=True)):
             stride, outputs = (1 if at == 0 else 2), width * block.expansion
             shortcut = None
             if stride > 1 or inputs != outputs:
-                shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-            blocks = [block(inputs, width, stride, shortcut), *(block(outputs, width) for _ in range(depth - 1))]
+                shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs))
+            blocks = [block(inputs, width, stride, shortcut, norm_layer=norm)]
+            blocks += [block(outputs, width, norm_layer=norm) for _ in range(depth - 1)]
             self.add_module(f"layer{at + 1}", nn.Sequential(*blocks))
             layers.append(f"layer{at + 1}")
             inputs = outputs
@@ -69,12 +71,12 @@ class Backbone(nn.Module):
         return x.float().mean((2, 3)) - self.center
 
 
-def backbone(name: str, channels: int = 3, *, side: int = 32) -> Backbone:
+def backbone(name: str, channels: int = 3, *, side: int = 32, norm: type[nn.BatchNorm2d] = nn.BatchNorm2d) -> Backbone:
     """A network of this name, for pictures of `side` pixels, with fresh weights from torch's own generator."""
     name = ("small" if side <= SMALL else "resnet18") if name == "auto" else name
     if name not in SHAPES:
         raise ValueError(f"backbone must be one of {', '.join(NAMES)}, not {name!r}")
-    made = Backbone(*SHAPES[name], channels, side > SMALL)
+    made = Backbone(*SHAPES[name], channels, side > SMALL, norm)
     made.name = name
     return made
 
