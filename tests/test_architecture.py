@@ -54,6 +54,7 @@ LAYERS: list[set[str]] = [
     {"gdui.diffusion.losses", "gdui.diffusion.sample", "gdui.diffusion.plan"},
     {"gdui.diffusion.averages", "gdui.diffusion.generator", "gdui.evaluation"},
     {"gdui.diffusion.train", "gdui.diffusion.album", "gdui.diffusion.start"},
+    {"gdui.diffusion.task"},
     {"gdui.diffusion.workflow"},
     {"gdui.report", "gdui.doctor"},
     {"gdui.demo"},

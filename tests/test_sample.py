@@ -1,6 +1,7 @@
 """Images depend on the seed, their class and their number alone; guidance pulls to the class; mistakes are named."""
 
 import json
+import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -240,6 +241,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ({"classes": "cat", "guide": "auto", "guidance": 1.0}, "needs a weaker network"),
         ({"classes": "cat", "guide": "magic", "guidance": 1.0}, "guide must be one of 'classifier'"),
         ({"classes": []}, "at least one class"),
+        ({"classes": "cat", "eta": -0.5}, "eta must be between 0 and 1, not -0.5"),
+        ({"classes": "cat", "guidance": math.nan}, "guidance must be between"),
     ],
 )
 def test_mistakes_are_named(asked: dict[str, Any], words: str) -> None:
@@ -254,6 +257,23 @@ def test_a_model_without_classes_says_so() -> None:
     assert model.sample(n=2, steps=2).shape == (2, 8, 8, 3)
     with pytest.raises(ValueError, match="knows no classes"):
         model.sample("cat", steps=2)
+    for classes in (None, "cat"):
+        with pytest.raises(ValueError, match="guidance needs a named class, and a classifier or a network trained"):
+            model.sample(classes, steps=2, guidance=2.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_size": 16}, "weaker must have the same image_size as this model, 8, not 16"),
+        ({"channels": 1}, "weaker must have the same channels as this model, 3, not 1"),
+        ({"classes": None}, "weaker must have the same classes as this model, 3, not None"),
+    ],
+)
+def test_a_weaker_model_of_another_preset_is_refused(change: dict[str, Any], words: str) -> None:
+    weaker = generator(unet=UNet(preset("tiny", **{"width": 32, "classes": 3} | change)))
+    with pytest.raises(ValueError, match=words):
+        generator().sample("cat", steps=2, weaker=weaker)
 
 
 def test_seeds_depend_on_class_and_place_alone() -> None:

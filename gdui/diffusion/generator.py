@@ -65,6 +65,8 @@ class Drawing:
         checks.whole("steps", self.steps, 1)
         checks.whole("seed", self.seed, 0)
         checks.one_of("method", self.method, get_args(Method))
+        if self.eta is not None:
+            checks.in_range("eta", self.eta, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,10 @@ class Generator:
         for name in ("names", "schedule", "timesteps", "target"):
             if getattr(weaker, name) != getattr(self, name):
                 raise ValueError(f"weaker must have the same {name} as this model, not {getattr(weaker, name)!r}")
+        for name in ("image_size", "channels", "classes"):
+            own, given = getattr(self.unet.config, name), getattr(weaker.unet.config, name)
+            if own != given:
+                raise ValueError(f"weaker must have the same {name} as this model, {own}, not {given}")
         return weaker._ready(weaker.unet, drawing)
 
     def _schedule(self, drawing: Drawing) -> Schedule:

@@ -1,10 +1,10 @@
 """From labels and pictures to a generator, in a run folder: what is done is kept, and a killed run goes on."""
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,23 +16,24 @@ import torch.distributed as dist
 from torch import nn
 
 from gdui import checks
-from gdui.diffusion.averages import errors, put_on, wearing
+from gdui.diffusion.averages import errors, followed, put_on, wearing
 from gdui.diffusion.classifier import Classifier
 from gdui.diffusion.curves import plot_losses
-from gdui.diffusion.gather import Progress, confidence_weights, store_pictures
-from gdui.diffusion.generator import Generator, classifier_of
+from gdui.diffusion.gather import Progress, store_pictures
+from gdui.diffusion.generator import Generator
 from gdui.diffusion.grid import write_grid
-from gdui.diffusion.latents import Coder, coder_of, store_latents
+from gdui.diffusion.latents import Coder, store_latents
 from gdui.diffusion.losses import Loss, classifier_loss, denoiser_loss
 from gdui.diffusion.pictures import Pictures
 from gdui.diffusion.plan import Plan
 from gdui.diffusion.recipe import Recipe
 from gdui.diffusion.schedule import Schedule
-from gdui.diffusion.spice import Learned, SpiceClassifier, SpiceConfig
-from gdui.diffusion.start import begin_at, check_start
+from gdui.diffusion.spice import SpiceClassifier
+from gdui.diffusion.start import begin_at
+from gdui.diffusion.task import Task
 from gdui.diffusion.train import Trained, train_network
 from gdui.diffusion.unet import UNet
-from gdui.images import Source, open_source
+from gdui.images import Source
 from gdui.labels import Labels
 from gdui.runs import Run
 from gdui.training.ranks import place
@@ -41,7 +42,6 @@ __all__ = ["Objective", "device_of", "train"]
 
 Objective = Literal["unet", "classifier", "both"]
 PICTURES, LATENTS, LOSSES, MODEL, SAMPLES = "pictures.npy", "latents.npy", "losses.png", "model", "samples"
-SPICE = "spice.safetensors"  # of a labelling run
 
 
 def train(
@@ -91,30 +91,13 @@ def train(
     """
     folder, where = Path(out), device_of(device)
     _check_objective(objective, folder)
-    table = _read(labels)
-    plan = Plan.named(
-        preset, len(table.classes), conditional=conditional, classifier=classifier, seed=seed, changes=settings
-    )
-    _check_average(average, plan.recipe)
-    learned = _learned(labels, plan, latents)
-    if learned is not None:
-        plan = replace(plan, classifier=learned.config(plan.classifier))  # type: ignore[arg-type]
-    if start is not None:
-        check_start(start, plan)
-    coder = _coder(latents, plan)
-    facts = {"preset": preset, "conditional": conditional, "weigh": weigh, "latents": coder is not None, "seed": seed}
-    facts |= {} if start is None else {"start": start.digest()}
-    opened = open_source(source)
-    told = plan.settings() | {"labels": _digest(table), "source": opened.fingerprint}
-    told |= {} if learned is None else {"learned": learned.digest}
-    with _ranks(where), torch.random.fork_rng(), _held(folder, facts | told, mode) as run:
-        pixels = _Store(folder, run, plan, where, progress).pixels(table, opened, coder)
-        weights = confidence_weights(table) if weigh else None
-        pictures = Pictures(pixels, table.label_index, tuple(table.classes), weights)
-        begin = None
-        if learned is not None:
-            begin = partial(learned.into, clusters=table.numbers("cluster"), classes=table.label_index)
-        return _Workshop(plan, folder, pictures, where, compile, progress, coder, start, begin).make(objective, average)
+    plan = partial(Plan.named, preset, conditional=conditional, classifier=classifier, seed=seed, changes=settings)
+    task = Task.of(labels, source, plan, latents, start, weigh)
+    task.check(objective, average)
+    facts = task.settings() | {"preset": preset, "conditional": conditional, "seed": seed}
+    with _ranks(where), torch.random.fork_rng(), _held(folder, facts, mode) as run:
+        pixels = _Store(folder, run, task.plan, where, progress).pixels(task.labels, task.source, task.coder)
+        return _Workshop(task, folder, task.pictures(pixels), where, compile, progress).make(objective, average)
 
 
 class _Workshop:
@@ -122,24 +105,21 @@ class _Workshop:
 
     def __init__(
         self,
-        plan: Plan,
+        task: Task,
         folder: Path,
         pictures: Pictures,
         device: torch.device,
         compile: bool,  # noqa: A002
         progress: Progress | None,
-        coder: Coder | None,
-        start: Generator | None,
-        begin: Callable[[Any], None] | None,
     ) -> None:
-        self.plan, self.folder, self.pictures, self.coder, self.start = plan, folder, pictures, coder, start
-        self.device, self.compile, self.progress, self.begin = device, compile, progress, begin
-        self.schedule = Schedule.from_name(plan.schedule, plan.timesteps)
+        self.task, self.plan, self.folder, self.pictures = task, task.plan, folder, pictures
+        self.device, self.compile, self.progress = device, compile, progress
+        self.schedule = Schedule.from_name(self.plan.schedule, self.plan.timesteps)
 
     def make(self, objective: Objective, average: float | None) -> Generator:
         """Trains what is asked for, and leaves the model in the folder."""
         if objective == "classifier":
-            model = Generator.load(self.folder / MODEL, self.coder).to(self.device)
+            model = Generator.load(self.folder / MODEL, self.task.coder).to(self.device)
         else:
             model = self.unet(average)
         if objective != "unet":
@@ -155,17 +135,17 @@ class _Workshop:
         nameless = recipe.forget > 0 or bool((self.pictures.classes < 0).any())
         torch.manual_seed(recipe.seed)
         network = UNet(config, null_class=config.classes is not None and nameless)
-        if self.start is not None:
-            begin_at(network, self.pictures.names, self.start)
+        if self.task.start is not None:
+            begin_at(network, self.pictures.names, self.task.start)
         model = Generator(
             network.to(self.device).to(memory_format=torch.channels_last),
             self.pictures.names,
             self.plan.schedule,
             self.plan.timesteps,
             recipe.target,
-            _trained_classifier(self.folder, self.coder),
+            _trained_classifier(self.folder, self.task.coder),
             recipe.mixed,
-            self.coder,
+            self.task.coder,
         )
         loss = denoiser_loss(self.schedule, recipe, classes=config.classes)
         self._train("unet", network, loss, self.pictures, recipe, average, model)
@@ -174,10 +154,7 @@ class _Workshop:
     def classifier(self, model: Generator) -> Generator:
         """The model with a newly trained classifier."""
         torch.manual_seed(self.plan.classifier_recipe.seed + 1)
-        network = classifier_of(self.plan.classifier)
-        if self.begin is not None:
-            self.begin(network)
-        network = network.to(self.device).to(memory_format=torch.channels_last)
+        network = self.task.classifier().to(self.device).to(memory_format=torch.channels_last)
         loss = classifier_loss(self.schedule)
         self._train("classifier", network, loss, self.pictures.named(), self.plan.classifier_recipe, None, None)
         return replace(model, classifier=network)
@@ -225,7 +202,7 @@ class _Workshop:
     def _show(self, model: Generator, trained: Trained) -> None:
         """Writes a grid of what the network draws by now, the same noise every time."""
         names = model.names[:10] if model.unet.config.classes is not None else None
-        weights = trained.averages[min(trained.averages)] if trained.averages else list(model.unet.parameters())
+        weights = trained.averages[min(trained.averages)] if trained.averages else followed(model.unet)
         with wearing(model.unet, weights):
             images = replace(model).sample(  # a copy, which keeps no second network until the next time
                 names,
@@ -241,51 +218,10 @@ class _Workshop:
         write_grid(path, images, names or (), title=f"after {trained.step:,} steps")
 
 
-def _read(labels: Labels | str | os.PathLike[str]) -> Labels:
-    if isinstance(labels, Labels):
-        return labels
-    if not isinstance(labels, (str, os.PathLike)):
-        raise TypeError(f"labels must be a Labels table or the path of one, not {type(labels).__name__}")
-    return Labels.from_run(labels) if Path(labels).is_dir() else Labels.from_parquet(labels)
-
-
-def _learned(labels: Any, plan: Plan, latents: Any) -> Learned | None:
-    """What the labels' run has learned from the same kind of pixels, where a classifier can begin with it."""
-    asked, path = plan.classifier, Path(labels) / SPICE if isinstance(labels, (str, os.PathLike)) else None
-    if not isinstance(asked, SpiceConfig) or path is None or latents is not None or not path.is_file():
-        return None
-    found = Learned.read(path)
-    return found if found.fits(asked) else None
-
-
-def _coder(latents: Any, plan: Plan) -> Coder | None:
-    """What encodes and decodes, where the networks see latents, and only then."""
-    if latents is None and plan.picture_size:
-        raise ValueError("picture_size is for latents: leave it out, or give latents")
-    if latents is None and plan.network.channels not in (1, 3):
-        raise ValueError(f"channels must be 1 or 3 for pictures, not {plan.network.channels}")
-    if latents is not None and (plan.recipe.mirror or plan.classifier_recipe.mirror):
-        raise ValueError("recipe.mirror must be off with latents: a mirrored picture's are not its mirrored latents")
-    return None if latents is None else coder_of(latents)
-
-
 def _check_objective(objective: str, folder: Path) -> None:
     checks.one_of("objective", objective, get_args(Objective))
     if objective == "classifier" and not (folder / MODEL / "model.json").exists():
         raise ValueError(f"objective 'classifier' needs a trained UNet, and {folder} has none: use 'unet' or 'both'")
-
-
-def _check_average(average: float | None, recipe: Recipe) -> None:
-    if average is not None and average not in recipe.ema:
-        raise ValueError(f"average must be one of recipe.ema, {', '.join(map(str, recipe.ema))}, not {average}")
-
-
-def _digest(labels: Labels) -> str:
-    """A hash of what training reads of the labels."""
-    digest = hashlib.sha256("\0".join([*labels.classes, "", *labels.ids.to_pylist()]).encode())
-    digest.update(labels.label_index.tobytes())
-    digest.update(np.ascontiguousarray(labels.numbers("confidence"), np.float32).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def device_of(name: str | None) -> torch.device:
@@ -302,7 +238,8 @@ def _ranks(device: torch.device) -> Iterator[None]:
     """Under torchrun the ranks find each other, unless they have already."""
     ours = "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized()
     if ours:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # the others wait while the first one decodes all pictures, and while it draws
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
     try:
         yield
     finally:
