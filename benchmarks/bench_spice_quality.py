@@ -1,8 +1,8 @@
 """How right clusters are that come from pixels alone, after stage 2 and stage 3, beside k-means on the pixels.
 
-No label is seen before the scoring, which pairs clusters and classes as well as can be. The default settings were chosen
-on the digits with the score in view; MNIST and EuroSAT have fewer epochs and pixels, to save time. A row is the middle of
-several seeds.
+No label is seen before the scoring, which pairs clusters and classes as well as can be. The default settings were
+chosen on the digits with the score in view; MNIST and EuroSAT have fewer epochs and pixels, to save time. A row is the
+middle of several seeds.
 
 Training may share the machine with other work, and then the time says little: the CPU seconds of a run on one thread
 are what a free core takes. What is done stays under build/: a run that was stopped goes on, and its cost is added up.

@@ -24,6 +24,7 @@ __all__ = [
 
 METHODS = ("auto", "exact", "faiss-flat", "faiss-ivf", "faiss-hnsw", "faiss-gpu")
 PRESETS = ("paper", "default")
+ROWS_PER_CLASS = 100
 CLUSTERERS = ("heads", "kmeans", "modes", "spice")
 
 
@@ -75,8 +76,8 @@ class ClusterConfig:
 
     heads, hidden: SPICE trains 10 heads of 512-512-K and keeps the one of lowest loss; no label takes part in that.
     informed: from pixels, so many of the heads learn clusters among the slow modes of the graph of neighbours, and the
-        head is kept whose clusters agree most with that graph. None in `paper`, where the lowest loss decides; but a
-        loss that asks for clusters of one size is lower for some that cut through a class.
+        head is kept whose clusters part the fewest of the neighbours that eq. 7 asks. None in `paper`, where the lowest
+        loss decides; but a loss that asks for clusters of one size is lower for some that cut through a class.
     top_share: a prototype is the mean feature of this share of B/K, the best by score (1/2 in SPICE).
     batch, step, epochs, rate: B, the images of a gradient step, and Adam's schedule. Features are computed once, so ten
         epochs are a matter of seconds; the loss hardly falls after that.
@@ -212,6 +213,7 @@ class Config:
         with an area under the curve of 0.97 to 0.99, where the label's own confidence has 0.67. None never abstains.
     fit_rows: above so many images the labelling is learned from a random sample of this size (or 100 images a class
         if that is more), and what was learned labels the rest in one pass. So time grows with N, not with its square.
+        With "spice" the network learns from a sample of this size, too, which is held in memory.
     seed: everything random follows from it.
     """
 
@@ -268,6 +270,10 @@ class Config:
             else:
                 config = dataclasses.replace(config, **{stage: checks.typed(type(config), stage, name, value)})
         return config
+
+    def rows_to_fit(self, classes: int) -> int:
+        """How many images are learned from at most."""
+        return max(self.fit_rows, ROWS_PER_CLASS * classes)
 
     def names(self) -> list[str]:
         """The dotted name of every setting."""

@@ -7,6 +7,7 @@ from gdui import checks
 __all__ = ["PUBLISHED", "JointConfig", "RepresentConfig"]
 
 BACKBONES = ("auto", "small", "resnet18", "resnet34", "resnet50")
+PUBLISHED_BACKBONES = BACKBONES[2:]
 VIEWS = ("auto", "natural", "drawn")
 # Stages 1 and 3 as MoCo v2 and SPICE were published; what a machine without several GPUs can't do in a day.
 PUBLISHED = {
@@ -32,6 +33,8 @@ PUBLISHED = {
 class RepresentConfig:
     """SPICE stage 1: a network learns from the pictures alone (MoCo v2).
 
+    weights: a checkpoint of `backbone` that MoCo or SPICE published; stage 1 is left out. Where it has heads of as many
+        clusters, those of stage 2 may learn what they say.
     backbone: "auto" is "small", a quarter of a ResNet-18 in depth and width, up to 32 pixels, and resnet18 above.
     size: pixels to a side; None takes the first picture's shorter side, at most 96.
     views: "natural" is MoCo v2's (crop, flip, colour, grey, blur); "drawn" moves, turns and slants a little, as digits
@@ -46,6 +49,7 @@ class RepresentConfig:
     save_every: steps between two checkpoints.
     """
 
+    weights: str | None = None
     backbone: str = "auto"
     size: int | None = None
     views: str = "auto"
@@ -65,6 +69,11 @@ class RepresentConfig:
     def __post_init__(self) -> None:
         checks.one_of("represent.backbone", self.backbone, BACKBONES)
         checks.one_of("represent.views", self.views, VIEWS)
+        if self.weights is not None and self.backbone not in PUBLISHED_BACKBONES:
+            raise ValueError(
+                f"represent.backbone must say which network represent.weights are of, one of "
+                f"{', '.join(PUBLISHED_BACKBONES)}, not {self.backbone!r}"
+            )
         if self.size is not None:
             checks.in_range("represent.size", self.size, 8, 4096)
         for name in ("epochs", "batch", "queue", "width", "groups", "save_every"):
@@ -90,6 +99,7 @@ class JointConfig:
     threshold: how sure a weak view must be for its strong view to follow it.
     init: "warm" starts from stages 1 and 2; "scratch" from fresh weights, as the published code does.
     rounds: how often the reliable images are chosen anew, by what was learned from the last ones.
+    groups: parts of a batch with batch norms of their own; the ranks of torchrun share them out.
     epochs, batch, rate, decay: of each round; SGD with Nesterov's momentum 0.9 on FixMatch's cosine.
     """
 
@@ -100,6 +110,7 @@ class JointConfig:
     threshold: float = 0.95
     init: str = "warm"
     rounds: int = 1
+    groups: int = 4
     epochs: int = 10
     batch: int = 128
     rate: float = 0.01
@@ -110,5 +121,7 @@ class JointConfig:
         checks.one_of("joint.init", self.init, ("warm", "scratch"))
         for name in ("consistency", "confidence", "least", "threshold", "rate", "decay"):
             checks.in_range(f"joint.{name}", getattr(self, name), 0, 1)
-        for name in ("rounds", "epochs", "batch", "save_every"):
+        for name in ("rounds", "groups", "epochs", "batch", "save_every"):
             checks.in_range(f"joint.{name}", getattr(self, name), 1, 1 << 24)
+        if self.batch % self.groups:
+            raise ValueError(f"joint.batch must be a multiple of joint.groups, not {self.batch} for {self.groups}")

@@ -30,6 +30,7 @@ LAYERS: list[set[str]] = [
     {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.images", "gdui.training"},
     {"gdui.labeling.augment"},
     {"gdui.labeling.looks"},
+    {"gdui.labeling.pictures"},
     {f"gdui.labeling.{stage}" for stage in STAGES},
     {"gdui.diffusion.schedule", "gdui.diffusion.norm", "gdui.diffusion.pictures", "gdui.diffusion.times"}
     | {"gdui.diffusion.balance", "gdui.diffusion.curves", "gdui.diffusion.grid"},

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import run_on_two_ranks
 
 from gdui.labeling.augment import draws
 from gdui.labeling.cluster import Heads
@@ -15,9 +16,10 @@ from gdui.labeling.looks import Looks
 from gdui.labeling.neighbors import consistency
 from gdui.spice_config import JointConfig
 from gdui.training.backbones import backbone
+from gdui.training.history import History
 from gdui.training.order import rows_of
 
-SETTINGS = JointConfig(epochs=2, batch=8, save_every=2, threshold=0.3, rate=0.05)
+SETTINGS = JointConfig(epochs=2, batch=8, groups=2, save_every=2, threshold=0.3, rate=0.05)
 
 
 def dense_reliable(features: np.ndarray, cluster: np.ndarray, reach: int, bar: float) -> np.ndarray:
@@ -101,14 +103,37 @@ def test_a_step_is_equation_9(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         looks.views(pixels()[rows], draws(8, 5, 10 + which, 0), place, how)
         for which, (rows, how) in enumerate([(taught.rows[some], looks.weak), (all_, looks.weak), (all_, looks.strong)])
     ]
-    logits = head(trunk.train()(torch.cat(seen)))
+    trunk.train()
     loss = 0.0
-    for row in range(8):
-        loss -= float(F.log_softmax(logits[row], 0)[taught.cluster[some[row]]])
-        weak = F.softmax(logits[8 + row], 0)
-        if weak.max() >= 0.3:
-            loss -= float(F.log_softmax(logits[16 + row], 0)[weak.argmax()])
+    for first in (0, 4):
+        logits = head(trunk(torch.cat([one[first : first + 4] for one in seen])))
+        for row in range(4):
+            loss -= float(F.log_softmax(logits[row], 0)[taught.cluster[some[first + row]]])
+            weak = F.softmax(logits[4 + row], 0)
+            if weak.max() >= 0.3:
+                loss -= float(F.log_softmax(logits[8 + row], 0)[weak.argmax()])
     assert recorded == pytest.approx(loss / 8, rel=1e-4)
+
+
+def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GDUI_PRECISION", "float32")
+    run_on_two_ranks("test_joint", "train", tmp_path / "two", port=29717)
+    train(tmp_path / "one")
+    one, two = History(tmp_path / "one").newest(), History(tmp_path / "two").newest()
+    assert one is not None
+    assert two is not None
+    assert one.step == two.step == 6
+    for name, value in one.tensors.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(two.tensors[name], value, atol=2e-4, rtol=2e-3, msg=name)
+
+
+def test_other_teachers_are_another_recipe(tmp_path: Path) -> None:
+    train(tmp_path)
+    trunk, head, looks, taught = parts()
+    others = taught._replace(cluster=taught.cluster[::-1].copy())
+    with pytest.raises(ValueError, match="begun with another recipe: reliable"):
+        train_jointly(trunk, head, pixels(), looks, others, SETTINGS, tmp_path, seed=5)
 
 
 def test_a_resumed_training_ends_in_the_same_bytes(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """All three stages on handwritten digits: clusters, files, labels that are given, and a killed run."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,16 @@ from sklearn.datasets import load_digits
 
 from gdui.config import Config
 from gdui.evaluation.agreement import mapped_accuracy
-from gdui.images import open_source
+from gdui.images import Source, open_source
 from gdui.labeling.cluster import assign
+from gdui.labeling.encoders.load import IMAGENET
 from gdui.labeling.labeler import Labeler
-from gdui.labeling.spice import Spice, cluster_of_class, learn, learn_source, pictures_of
+from gdui.labeling.looks import Looks
+from gdui.labeling.pictures import pictures_of
+from gdui.labeling.spice import Spice, cluster_of_class, learn, learn_source
 from gdui.labeling.workflow import label_run, predict_run, relabel_run
+from gdui.training.backbones import backbone, outputs
+from gdui.training.history import History
 
 SMALL = {
     "represent.epochs": 30,
@@ -133,6 +140,96 @@ def test_pictures_come_from_any_source(tmp_path: Path) -> None:
     assert pictures_of(open_source(pixels), 8).pixels.shape == (5, 8, 8, 3)
     with pytest.raises(ValueError, match="holds no image"):
         pictures_of(open_source([b"nothing"]), None)
+
+
+def test_of_many_pictures_a_sample_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, _ = pictures(60)
+    ids = [f"p{at}" for at in range(60)]
+    source = open_source(pixels, ids=ids)
+    found = pictures_of(source, 8, most=20, always=["p7", "p8"], seed=3)
+    assert {"p7", "p8"} < set(found.ids)
+    assert 20 <= len(found.ids) <= 22
+    at = [ids.index(name) for name in found.ids]
+    assert at == sorted(at)
+    np.testing.assert_array_equal(found.pixels, pixels[at])
+    backwards = pictures_of(open_source(pixels[::-1], ids=ids[::-1]), 8, most=20, always=["p7", "p8"], seed=3)
+    assert set(backwards.ids) == set(found.ids), "the lot falls on ids, whatever their order"
+    assert set(pictures_of(source, 8, most=20, seed=4).ids) != set(pictures_of(source, 8, most=20, seed=3).ids)
+    uncounted = Source("tar", [replace(shard, count=None) for shard in source.shards])
+    assert pictures_of(uncounted, 8, most=20, always=["p7", "p8"], seed=3).ids == found.ids
+    assert len(pictures_of(uncounted, 8, most=60).ids) == 60
+    seen: list[int] = []
+    whole = sys.modules["gdui.images.batches"].decoded
+    monkeypatch.setattr(
+        sys.modules["gdui.images.batches"], "decoded", lambda data, *rest: seen.append(0) or whole(data, *rest)
+    )
+    assert len(pictures_of(source, 8, most=20).ids) == len(seen) == 20, "what no lot falls on is never decoded"
+
+
+def test_a_labeler_lets_a_sample_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[int] = []
+    monkeypatch.setattr("gdui.labeling.spice.learn", lambda pixels, *_, **__: (taught.append(len(pixels)), None))
+    monkeypatch.setattr("gdui.config.ROWS_PER_CLASS", 5)
+    learn_source(open_source(pictures(60)[0]), NAMES, config(fit_rows=40), tmp_path)
+    assert taught == [40]
+
+
+def test_published_weights_and_heads_take_the_place_of_the_first_stages(tmp_path: Path) -> None:
+    """A network and heads such as SPICE publishes them: what the heads say is heard, and no first stage runs."""
+    pixels, _ = pictures(48)
+    torch.manual_seed(0)
+    trunk = backbone("resnet18", side=8).eval()
+    looks = replace(Looks.of(pixels), channels=3, mean=IMAGENET.mean, std=IMAGENET.std)
+    raw = torch.cat(list(outputs(trunk, looks.batches(pixels, torch.device("cpu")))))
+    first = torch.randn(16, 512) / 512**0.5
+    second = torch.randn(3, 16)
+    bias = -(torch.relu(raw @ first.T) @ second.T).mean(0)
+    state = {f"module.feature_module.{name}": value for name, value in trunk.state_dict().items() if name != "center"}
+    start = "module.head.head_0.classifier."
+    state |= {f"{start}0.weight": first, f"{start}0.bias": torch.zeros(16)}
+    state |= {f"{start}2.weight": second, f"{start}2.bias": bias}
+    torch.save({"state_dict": state}, tmp_path / "spice.pth.tar")
+    few = {"represent.weights": str(tmp_path / "spice.pth.tar"), "represent.backbone": "resnet18"}
+    few |= {"joint.epochs": 1, "cluster.informed": 0, "cluster.heads": 1, "cluster.epochs": 40, "joint.rate": 1e-6}
+    _, stages = learn(pixels, 3, config(**few), tmp_path / "run")
+    said = (torch.relu(raw @ first.T) @ second.T + bias).argmax(1).numpy()
+    assert len(set(said.tolist())) == 3
+    assert (stages.before.cluster == said).mean() > 0.9
+    assert (stages.after.cluster == said).mean() > 0.9
+    assert not (tmp_path / "run" / "represent").exists()
+
+
+def test_heads_of_other_clusters_say_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trunk = backbone("resnet18", side=8)
+    state = {f"feature_module.{name}": value for name, value in trunk.state_dict().items() if name != "center"}
+    start = "head.head_0.classifier."
+    state |= {f"{start}0.weight": torch.zeros(4, 512), f"{start}0.bias": torch.zeros(4)}
+    state |= {f"{start}2.weight": torch.zeros(7, 4), f"{start}2.bias": torch.zeros(7)}
+    torch.save(state, tmp_path / "spice.pth")
+    few = {"represent.weights": str(tmp_path / "spice.pth"), "represent.backbone": "resnet18", "joint.epochs": 1}
+    learn(pictures(32)[0], 3, config(**few), tmp_path / "run")
+    assert "heads of [7] clusters" in caplog.text
+    with pytest.raises(ValueError, match=r"represent\.backbone must say which network represent\.weights are of"):
+        config(**{"represent.weights": "spice.pth"})
+
+
+def test_paper_walks_all_three_stages(tmp_path: Path) -> None:
+    """The published settings but for sizes and lengths: natural views, no informed heads, stage 3 from scratch."""
+    tiny = {"represent.backbone": "small", "represent.epochs": 2, "represent.batch": 32, "represent.width": 16}
+    tiny |= {"cluster.heads": 2, "cluster.hidden": 16, "cluster.epochs": 3, "cluster.step": 32, "joint.epochs": 2}
+    settings = Config.named("paper", clusterer="spice", **tiny)
+    joint = settings.joint
+    assert (joint.init, joint.balance, joint.confidence) == ("scratch", True, 0.99)
+    assert settings.cluster.informed == 0
+    spice, stages = learn(pictures(96)[0], 3, settings, tmp_path)
+    assert len(stages.head.losses) == 2
+    assert stages.head.kept == stages.head.losses.argmin(), "the lowest loss decides, and no graph"
+    assert stages.reliable[0] % 3 == 0, "as many from every cluster"
+    taught = History(tmp_path / "represent").newest()
+    assert taught is not None
+    assert not torch.equal(spice.trunk.conv1.weight, taught.tensors["query.0.conv1.weight"]), "it began from scratch"
+    assert np.isfinite(spice.logits(spice.encoder().encode_images(pictures(96)[0])).numpy()).all()
+    assert np.bincount(stages.after.cluster, minlength=3).sum() == 96
 
 
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:

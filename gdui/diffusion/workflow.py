@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,7 +35,7 @@ from gdui.diffusion.unet import UNet
 from gdui.images import Source
 from gdui.labels import Labels
 from gdui.runs import Run
-from gdui.training.ranks import place
+from gdui.training.ranks import joined, own_device, place
 
 __all__ = ["Objective", "device_of", "train"]
 
@@ -95,7 +94,7 @@ def train(
     task = Task.of(labels, source, plan, latents, start, weigh)
     task.check(objective, average)
     facts = task.settings() | {"preset": preset, "conditional": conditional, "seed": seed}
-    with _ranks(where), torch.random.fork_rng(), _held(folder, facts, mode) as run:
+    with joined(where), torch.random.fork_rng(), _held(folder, facts, mode) as run:
         pixels = _Store(folder, run, task.plan, where, progress).pixels(task.labels, task.source, task.coder)
         return _Workshop(task, folder, task.pictures(pixels), where, compile, progress).make(objective, average)
 
@@ -226,25 +225,11 @@ def _check_objective(objective: str, folder: Path) -> None:
 
 def device_of(name: str | None) -> torch.device:
     """The device of this name; of none the GPU where there is one, under torchrun each rank its own."""
-    chosen = name or (f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    chosen = name or own_device()
     try:
         return torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError):
         raise ValueError(f"device must be one that PyTorch can use here, such as 'cpu', not {chosen!r}") from None
-
-
-@contextmanager
-def _ranks(device: torch.device) -> Iterator[None]:
-    """Under torchrun the ranks find each other, unless they have already."""
-    ours = "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized()
-    if ours:
-        # the others wait while the first one decodes all pictures, and while it draws
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
-    try:
-        yield
-    finally:
-        if ours:
-            dist.destroy_process_group()
 
 
 @contextmanager

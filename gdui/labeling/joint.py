@@ -5,6 +5,7 @@ weak view is surer than a threshold, cross-entropy of its strong view with what 
 """
 
 import copy
+import hashlib
 import logging
 import os
 import time
@@ -26,7 +27,7 @@ from gdui.training.backbones import Backbone, settle
 from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
 from gdui.training.order import rows_of
 from gdui.training.precision import autocast
-from gdui.training.ranks import place, sum_over_ranks
+from gdui.training.ranks import check_groups, place, sum_over_ranks
 
 __all__ = ["Head", "Joint", "Reliable", "choose", "step", "train_jointly"]
 
@@ -42,6 +43,11 @@ class Reliable(NamedTuple):
     rows: npt.NDArray[np.int64]
     cluster: npt.NDArray[np.int64]
     bar: npt.NDArray[np.float64]
+
+    @property
+    def digest(self) -> str:
+        """Tells these teachers from others."""
+        return hashlib.blake2b(self.rows.tobytes() + self.cluster.tobytes(), digest_size=8).hexdigest()
 
 
 class Head(nn.Module):
@@ -149,8 +155,9 @@ def train_jointly(
         taught: the reliable images; all images, they among them, take part as unlabelled ones.
         progress: called after each step with the pictures shown so far and those of the whole training.
     """
+    check_groups("joint", settings.groups)
     state = Joint.begin(trunk, head, settings, torch.device(device))
-    recipe = asdict(settings) | {"seed": seed, "pictures": looks.fingerprint, "reliable": len(taught.rows)}
+    recipe = asdict(settings) | {"seed": seed, "pictures": looks.fingerprint, "reliable": taught.digest}
     history, facts = History(folder), {"recipe": recipe}
     if saved := history.resume(recipe):
         state.restore(saved)
@@ -175,23 +182,21 @@ def train_jointly(
 def step(
     state: Joint, pixels: Pixels, looks: Looks, taught: Reliable, settings: JointConfig, steps: int, seed: int
 ) -> float:
-    """One update by eq. 9; the loss. All views of a step share their batch norms, so none can be told by them."""
+    """One update by eq. 9; the loss. All views of a group share their batch norms, so none can be told by them."""
     rank, ranks = place()
-    mine = slice(rank, None, ranks)
-    device = next(state.network.parameters()).device
+    size = settings.batch // ranks
+    mine, device = slice(rank * size, (rank + 1) * size), next(state.network.parameters()).device
     some = rows_of(state.step, len(taught.rows), settings.batch, seed)[mine]
     any_ = rows_of(state.step, len(pixels), settings.batch, seed + 1)[mine]
     u = [draws(settings.batch, seed, 10 + which, state.step)[mine] for which in range(3)]
-    views = torch.cat(
-        [
-            looks.views(pixels[taught.rows[some]], u[0], device, looks.weak),
-            looks.views(pixels[any_], u[1], device, looks.weak),
-            looks.views(pixels[any_], u[2], device, looks.strong),
-        ]
+    views = (
+        looks.views(pixels[taught.rows[some]], u[0], device, looks.weak),
+        looks.views(pixels[any_], u[1], device, looks.weak),
+        looks.views(pixels[any_], u[2], device, looks.strong),
     )
-    with autocast(device.type):
-        features = state.network[0](views)
-    reliable, weak, strong = state.network[1](features).chunk(3)
+    parts = zip(*(one.chunk(settings.groups // ranks) for one in views), strict=True)
+    logits = (_logits(state.network, torch.cat(part)).chunk(3) for part in parts)
+    reliable, weak, strong = map(torch.cat, zip(*logits, strict=True))
     own = F.cross_entropy(reliable, torch.from_numpy(taught.cluster[some]).to(device), reduction="sum")
     sure, says = weak.detach().softmax(dim=1).max(dim=1)
     follows = F.cross_entropy(strong, says, reduction="none") * (sure >= settings.threshold)
@@ -204,3 +209,10 @@ def step(
     state.optimiser.step()
     state.optimiser.zero_grad()
     return float(total)
+
+
+def _logits(network: nn.Sequential, views: Tensor) -> Tensor:
+    """The trunk in mixed precision, the head in float32."""
+    with autocast(views.device.type):
+        features = network[0](views)
+    return cast(Tensor, network[1](features))

@@ -34,7 +34,6 @@ __all__ = ["Labeler", "Progress"]
 Matrix = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.integer]
 
-ROWS_PER_CLASS = 100
 HOW_ESTIMATED = "the geometric mean of the agreement with the opinion and among nearest neighbours"
 HOW_PINNED = ", where no person said what is right"
 HOW_ALONE = "what the opinion is worth by itself: "
@@ -204,8 +203,7 @@ class Labeler:
         config = self.config
         if len(images) < len(self.classes):
             raise ValueError(f"{len(images)} images are fewer than the {len(self.classes)} classes")
-        most = max(config.fit_rows, ROWS_PER_CLASS * len(self.classes))
-        rows = pins.joining(_sample(len(images), most, config.seed))
+        rows = pins.joining(_sample(len(images), config.rows_to_fit(len(self.classes)), config.seed))
         pins, clock.total = pins.among(rows), len(rows)
         features, own = images.rows(rows)
         opinion = pins.heard(own)

@@ -25,7 +25,7 @@ from gdui.training.backbones import Backbone, backbone, centre, settle
 from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
 from gdui.training.order import rows_of
 from gdui.training.precision import autocast, compiled
-from gdui.training.ranks import gathered, place, sum_over_ranks
+from gdui.training.ranks import check_groups, gathered, place, sum_over_ranks
 
 __all__ = ["Contrast", "represent", "step"]
 
@@ -89,9 +89,8 @@ def represent(
         progress: called after each step with the pictures shown so far and those of the whole training.
     """
     settings = _fitting(settings, len(pixels))
-    rank, ranks = place()
-    if settings.groups % ranks:
-        raise ValueError(f"represent.groups must be a multiple of the {ranks} ranks, not {settings.groups}")
+    check_groups("represent", settings.groups)
+    rank = place()[0]
     state = Contrast.begin(looks, settings, seed, torch.device(device))
     history, facts = History(folder), {"recipe": asdict(settings) | {"seed": seed, "pictures": looks.fingerprint}}
     if saved := history.resume(facts["recipe"]):

@@ -4,10 +4,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,44 +19,37 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from gdui.config import Config
-from gdui.images import Source, Transform, batches
-from gdui.images.decode import UnreadableError, decode
+from gdui.images import Source, Transform
 from gdui.labeling import graph
 from gdui.labeling.cluster import Assignment, HeadFit, Heads, assign, fit_centroids, fit_heads
 from gdui.labeling.encoders import Encoder, load_encoder
-from gdui.labeling.joint import Head, choose, train_jointly
+from gdui.labeling.encoders.load import IMAGENET
+from gdui.labeling.encoders.published import published_heads, published_trunk, read_checkpoint
+from gdui.labeling.joint import Head, Reliable, choose, train_jointly
 from gdui.labeling.looks import Looks, Pixels
 from gdui.labeling.neighbors import consistency, neighbors
+from gdui.labeling.pictures import pictures_of
 from gdui.labeling.represent import represent
 from gdui.runs import atomic_path
-from gdui.training.backbones import Backbone, backbone, outputs
+from gdui.training.backbones import Backbone, backbone, centre, outputs
+from gdui.training.ranks import check_groups, from_first, joined, own_device
 
 __all__ = [
     "SPICE",
-    "Decoded",
     "Spice",
     "Stages",
     "cluster_of_class",
     "learn",
     "learn_source",
-    "pictures_of",
 ]
 
 Progress = Callable[[str, int, int], None]
+Matrix = npt.NDArray[np.float32]
+Clusters = npt.NDArray[np.int32]
 NAME = "spice"  # of the encoder that comes out
 SPICE = "spice.safetensors"  # and of the file it stands in
-LARGEST = 96  # pixels to a side, where none are asked for
-DECODED = 256
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """All pictures of a source that can be read, and their ids."""
-
-    pixels: Pixels
-    ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -113,17 +104,6 @@ class Stages:
     reliable: tuple[int, ...]
 
 
-def pictures_of(source: Source, size: int | None) -> Decoded:
-    """The pictures of a source, in memory; `size` None takes the shorter side of the first, at most 96 pixels."""
-    if size is None:
-        size = min(LARGEST, _first_side(source))
-    taken = list(batches(source.shards, _transform(size), DECODED))
-    ids = [id_ for batch in taken for id_ in batch.ids]
-    if not ids:
-        raise ValueError(f"source {source.name!r} holds no image that can be read")
-    return Decoded(np.concatenate([batch.pixels for batch in taken]), ids)
-
-
 def learn(
     pixels: Pixels,
     k: int,
@@ -146,35 +126,32 @@ def learn(
     if not 1 <= k <= len(pixels):
         raise ValueError(f"k must be between 1 and the {len(pixels)} pictures, not {k}")
     folder, place = Path(folder), torch.device(device)
-    looks = Looks.of(pixels, config.represent.views)
     tell = [None if progress is None else partial(progress, stage) for stage in ("represent", "joint")]
-    trunk = represent(
-        pixels, looks, config.represent, folder / "represent", seed=config.seed, device=place, progress=tell[0]
-    )
-    unit = unit_features(trunk, looks, pixels, place)
-    fit = _heads(unit, k, config)
-    log.info("head %d kept, loss %.3f, %d revived", fit.kept, fit.losses.min(), fit.revived)
-    head, reliable = fit.model, []
-    before = found = assign(head, unit)
-    for round_ in range(config.joint.rounds):
-        agree = consistency(unit, found.cluster, min(config.neighbors.consistency, len(unit)), config.neighbors.method)
-        pinned = None if given is None else cluster_of_class(found.cluster, given, k)[given]
-        taught = choose(agree, found.cluster, found.confidence, k, config.joint, pinned)
-        log.info("round %d: %d of %d images are reliable", round_ + 1, len(taught.rows), len(unit))
-        reliable.append(len(taught.rows))
-        trunk, top = train_jointly(
-            *_beginning(trunk, head, looks, config),
-            pixels,
-            looks,
-            taught,
-            config.joint,
-            folder / f"joint-{round_ + 1}",
-            seed=config.seed + round_,
-            device=place,
-            progress=tell[1],
-        )
-        unit, head = unit_features(trunk, looks, pixels, place), Heads(*top.arrays())
-        found = assign(head, unit)
+    with joined(place):
+        check_groups("joint", config.joint.groups)
+        trunk, looks, said = _first_network(pixels, k, config, folder / "represent", place, tell[0])
+        unit = unit_features(trunk, looks, pixels, place)
+        fit = from_first(partial(_heads, unit, k, config, said), place)
+        log.info("head %d kept, loss %.3f, %d revived", fit.kept, fit.losses.min(), fit.revived)
+        head, reliable = fit.model, []
+        before = found = assign(head, unit)
+        for round_ in range(config.joint.rounds):
+            taught = from_first(partial(_reliable, unit, found, k, config, given), place)
+            log.info("round %d: %d of %d images are reliable", round_ + 1, len(taught.rows), len(unit))
+            reliable.append(len(taught.rows))
+            trunk, top = train_jointly(
+                *_beginning(trunk, head, looks, config),
+                pixels,
+                looks,
+                taught,
+                config.joint,
+                folder / f"joint-{round_ + 1}",
+                seed=config.seed + round_,
+                device=place,
+                progress=tell[1],
+            )
+            unit, head = unit_features(trunk, looks, pixels, place), Heads(*top.arrays())
+            found = assign(head, unit)
     spice = Spice(trunk, head, _transform(looks.side, looks.mean, looks.std))
     return spice, Stages(fit, before, found, tuple(reliable))
 
@@ -188,7 +165,7 @@ def learn_source(
     pins: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Spice:
-    """`learn` from the pictures of a source, on a GPU where there is one.
+    """`learn` from the pictures of a source, or a sample as large as config.fit_rows says, on a GPU where there is one.
 
     Args:
         classes: as many clusters are learned as there are names, unless config.k says otherwise.
@@ -198,16 +175,17 @@ def learn_source(
         raise ValueError("clusterer 'spice' learns from pixels: hand in a source of images, not their features")
     if config.k == "auto":
         raise ValueError("k can't be 'auto' with clusterer 'spice', whose heads must know it: give a number, or None")
-    decoded = pictures_of(source, config.represent.size)
-    position = {name: at for at, name in enumerate(classes)}
-    given = np.array([position.get((pins or {}).get(id_, ""), -1) for id_ in decoded.ids], np.int64)
+    pins, position = pins or {}, {name: at for at, name in enumerate(classes)}
+    most = config.rows_to_fit(len(classes))
+    decoded = pictures_of(source, config.represent.size, most=most, always=pins.keys(), seed=config.seed)
+    given = np.array([position.get(pins.get(id_, ""), -1) for id_ in decoded.ids], np.int64)
     return learn(
         decoded.pixels,
         len(classes) if config.k is None else int(config.k),
         config,
         folder,
         given=given if (given >= 0).any() else None,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=own_device(),
         progress=progress,
     )[0]
 
@@ -233,6 +211,41 @@ def unit_features(trunk: Backbone, looks: Looks, pixels: Pixels, device: torch.d
     return torch.cat(rows).numpy()
 
 
+def _first_network(
+    pixels: Pixels,
+    k: int,
+    config: Config,
+    folder: Path,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Backbone, Looks, list[Clusters]]:
+    """Stage 1, or the published network in its place; how it sees pictures; what published heads of k clusters say."""
+    settings, looks = config.represent, Looks.of(pixels, config.represent.views)
+    if settings.weights is None:
+        trunk = represent(pixels, looks, settings, folder, seed=config.seed, device=device, progress=progress)
+        return trunk, looks, []
+    state = read_checkpoint(settings.weights)
+    trunk = published_trunk(settings.backbone, state, looks.side).to(device)
+    looks = replace(looks, channels=trunk.channels, mean=IMAGENET.mean, std=IMAGENET.std)
+    heads = [Heads(*one) for one in published_heads(state)]
+    if others := [head.k for head in heads if head.k != k]:
+        log.warning(
+            "%s has %d heads of %d clusters, not %d: they say nothing", settings.weights, len(others), others[0], k
+        )
+    raw = torch.cat([found.cpu() for found in outputs(trunk, looks.batches(pixels, device))]).numpy()
+    said = [assign(head, raw).cluster for head in heads if head.k == k]
+    return centre(trunk, looks.batches(pixels, device)), looks, said
+
+
+def _reliable(
+    unit: Matrix, found: Assignment, k: int, config: Config, given: npt.NDArray[np.integer] | None
+) -> Reliable:
+    """The images that teach in stage 3, those of a given class among them."""
+    agree = consistency(unit, found.cluster, min(config.neighbors.consistency, len(unit)), config.neighbors.method)
+    pinned = None if given is None else cluster_of_class(found.cluster, given, k)[given]
+    return choose(agree, found.cluster, found.confidence, k, config.joint, pinned)
+
+
 def _beginning(trunk: Backbone, head: Heads, looks: Looks, config: Config) -> tuple[Backbone, Head]:
     """What stage 3 starts from: the first two stages, or fresh weights of the same shapes."""
     top = Head(head.hidden, head.hidden_bias, head.out, head.out_bias)
@@ -246,36 +259,29 @@ def _beginning(trunk: Backbone, head: Heads, looks: Looks, config: Config) -> tu
     return fresh, top
 
 
-def _heads(unit: npt.NDArray[np.float32], k: int, config: Config) -> HeadFit:
-    """Stage 2. Some heads learn clusters among the slow modes of the graph of neighbours, one a seed.
+def _heads(unit: Matrix, k: int, config: Config, said: Sequence[Clusters]) -> HeadFit:
+    """Stage 2. Some heads learn what published ones `said`, and clusters among the slow modes of the neighbours' graph.
 
-    The graph then also says which head is kept: the one whose clusters its edges leave least.
+    The neighbours then also say which head is kept: the one whose clusters leave least of them, as many as eq. 7 asks.
+    A few of the nearest would not do: clusters that cut through a class part hardly any of those.
     """
     names = ("heads", "hidden", "batch", "step", "epochs", "rate", "top_share")
     settings: dict[str, Any] = {name: getattr(config.cluster, name) for name in names} | {"seed": config.seed}
-    if not config.cluster.informed or len(unit) < 3:
+    if not (config.cluster.informed or said) or len(unit) < 3:
         return fit_heads(unit, k, **settings)
-    reach = min(config.graph.neighbors, len(unit) - 1)
-    near = neighbors(unit, reach, config.neighbors.method, include_self=False)
+    edges, wide = (min(many, len(unit) - 1) for many in (config.graph.neighbors, config.neighbors.consistency - 1))
+    near = neighbors(unit, max(edges, wide, 1), config.neighbors.method, include_self=False)
     count = min(config.graph.modes * k, config.graph.most_modes)
-    modes = graph.modes(graph.adjacency(near.indices, near.similarity), count, seed=config.seed)
-    seeds = range(config.seed, config.seed + min(config.cluster.informed, config.cluster.heads))
-    found = [assign(fit_centroids(modes, k, seed=seed), modes).cluster for seed in seeds]
-    return fit_heads(unit, k, **settings, given=found, worth=lambda clusters: graph.modularity(clusters, near.indices))
+    web = graph.adjacency(near.indices[:, :edges], near.similarity[:, :edges])
+    modes = graph.modes(web, count, seed=config.seed)
+    seeds = range(config.seed, config.seed + config.cluster.informed)
+    found = [*said, *(assign(fit_centroids(modes, k, seed=seed), modes).cluster for seed in seeds)]
+    asked = near.indices[:, : max(wide, 1)]
+    given = found[: config.cluster.heads]
+    return fit_heads(unit, k, **settings, given=given, worth=lambda clusters: graph.modularity(clusters, asked))
 
 
 def _transform(size: int, mean: Any = (0.5,), std: Any = (0.5,)) -> Transform:
     """To a square of this size; one mean stands for all three channels of grey pictures."""
     mean, std = (tuple(values) * (3 // len(values)) for values in (mean, std))
     return Transform(size, filter="bilinear", mean=mean, std=std)
-
-
-def _first_side(source: Source) -> int:
-    """The shorter side of the first picture that can be read."""
-    for _, raw in chain.from_iterable(shard.read() for shard in source.shards):
-        with suppress(UnreadableError, OSError):
-            if isinstance(raw, np.ndarray):
-                return int(min(raw.shape[:2]))
-            if not isinstance(raw, UnreadableError):
-                return min(decode(raw if isinstance(raw, bytes) else raw.read_bytes()).size)
-    raise ValueError(f"source {source.name!r} holds no image that can be read")

@@ -1,17 +1,58 @@
 """Several processes as one: which of them this is, and sums and rows of them all. Alone, everything is its own."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gathered", "on_any_rank", "place", "sum_over_ranks"]
+__all__ = ["check_groups", "from_first", "gathered", "joined", "on_any_rank", "own_device", "place", "sum_over_ranks"]
+
+T = TypeVar("T")
+
+
+def own_device() -> str:
+    """The GPU where there is one, under torchrun each rank its own."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Under torchrun the ranks find each other, unless they have already."""
+    ours = "RANK" in os.environ and "WORLD_SIZE" in os.environ and not dist.is_initialized()
+    if ours:
+        # the others wait while the first one reads all pictures, names clusters or draws
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
+    try:
+        yield
+    finally:
+        if ours:
+            dist.destroy_process_group()
 
 
 def place() -> tuple[int, int]:
     """This process's number among how many."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def check_groups(stage: str, groups: int) -> None:
+    """Refuses groups of a batch, each with batch norms of its own, that the ranks can't share out evenly."""
+    ranks = place()[1]
+    if groups % ranks:
+        raise ValueError(f"{stage}.groups must be a multiple of the {ranks} ranks, not {groups}")
+
+
+def from_first(make: Callable[[], T], device: torch.device) -> T:
+    """What the first rank makes, on every rank; the others make nothing."""
+    if not dist.is_initialized():
+        return make()
+    box = [make() if place()[0] == 0 else None]
+    dist.broadcast_object_list(box, device=device)
+    return cast(T, box[0])
 
 
 def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
