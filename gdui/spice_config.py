@@ -7,7 +7,6 @@ from gdui import checks
 __all__ = ["PUBLISHED", "JointConfig", "RepresentConfig"]
 
 BACKBONES = ("auto", "small", "resnet18", "resnet34", "resnet50")
-PUBLISHED_BACKBONES = BACKBONES[2:]
 VIEWS = ("auto", "natural", "drawn")
 # Stages 1 and 3 as MoCo v2 and SPICE were published; what a machine without several GPUs can't do in a day.
 PUBLISHED = {
@@ -69,11 +68,6 @@ class RepresentConfig:
     def __post_init__(self) -> None:
         checks.one_of("represent.backbone", self.backbone, BACKBONES)
         checks.one_of("represent.views", self.views, VIEWS)
-        if self.weights is not None and self.backbone not in PUBLISHED_BACKBONES:
-            raise ValueError(
-                f"represent.backbone must say which network represent.weights are of, one of "
-                f"{', '.join(PUBLISHED_BACKBONES)}, not {self.backbone!r}"
-            )
         if self.size is not None:
             checks.in_range("represent.size", self.size, 8, 4096)
         for name in ("epochs", "batch", "queue", "width", "groups", "save_every"):

@@ -19,7 +19,7 @@ from gdui.labeling.looks import Looks
 from gdui.labeling.pictures import pictures_of
 from gdui.labeling.spice import Spice, cluster_of_class, learn, learn_source
 from gdui.labeling.workflow import label_run, predict_run, relabel_run
-from gdui.training.backbones import backbone, outputs
+from gdui.training.backbones import backbone, outputs, settle
 from gdui.training.history import History
 
 SMALL = {
@@ -178,8 +178,8 @@ def test_published_weights_and_heads_take_the_place_of_the_first_stages(tmp_path
     """A network and heads such as SPICE publishes them: what the heads say is heard, and no first stage runs."""
     pixels, _ = pictures(48)
     torch.manual_seed(0)
-    trunk = backbone("resnet18", side=8).eval()
     looks = replace(Looks.of(pixels), channels=3, mean=IMAGENET.mean, std=IMAGENET.std)
+    trunk = settle(backbone("resnet18", side=8), lambda: looks.batches(pixels, torch.device("cpu")))
     raw = torch.cat(list(outputs(trunk, looks.batches(pixels, torch.device("cpu")))))
     first = torch.randn(16, 512) / 512**0.5
     second = torch.randn(3, 16)
@@ -210,7 +210,7 @@ def test_heads_of_other_clusters_say_nothing(tmp_path: Path, caplog: pytest.LogC
     learn(pictures(32)[0], 3, config(**few), tmp_path / "run")
     assert "heads of [7] clusters" in caplog.text
     with pytest.raises(ValueError, match=r"represent\.backbone must say which network represent\.weights are of"):
-        config(**{"represent.weights": "spice.pth"})
+        learn(pictures(32)[0], 3, config(**{"represent.weights": "spice.pth"}), tmp_path / "run")
 
 
 def test_paper_walks_all_three_stages(tmp_path: Path) -> None:

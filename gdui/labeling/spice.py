@@ -24,7 +24,7 @@ from gdui.labeling import graph
 from gdui.labeling.cluster import Assignment, HeadFit, Heads, assign, fit_centroids, fit_heads
 from gdui.labeling.encoders import Encoder, load_encoder
 from gdui.labeling.encoders.load import IMAGENET
-from gdui.labeling.encoders.published import published_heads, published_trunk, read_checkpoint
+from gdui.labeling.encoders.published import SIDES, published_heads, published_trunk, read_checkpoint
 from gdui.labeling.joint import Head, Reliable, choose, train_jointly
 from gdui.labeling.looks import Looks, Pixels
 from gdui.labeling.neighbors import consistency, neighbors
@@ -40,6 +40,7 @@ __all__ = [
     "Stages",
     "cluster_of_class",
     "learn",
+    "learn_heads",
     "learn_source",
 ]
 
@@ -131,7 +132,7 @@ def learn(
         check_groups("joint", config.joint.groups)
         trunk, looks, said = _first_network(pixels, k, config, folder / "represent", place, tell[0])
         unit = unit_features(trunk, looks, pixels, place)
-        fit = from_first(partial(_heads, unit, k, config, said), place)
+        fit = from_first(partial(learn_heads, unit, k, config, said), place)
         log.info("head %d kept, loss %.3f, %d revived", fit.kept, fit.losses.min(), fit.revived)
         head, reliable = fit.model, []
         before = found = assign(head, unit)
@@ -224,14 +225,17 @@ def _first_network(
     if settings.weights is None:
         trunk = represent(pixels, looks, settings, folder, seed=config.seed, device=device, progress=progress)
         return trunk, looks, []
+    if settings.backbone not in SIDES:
+        raise ValueError(
+            f"represent.backbone must say which network represent.weights are of, one of {', '.join(SIDES)}, "
+            f"not {settings.backbone!r}"
+        )
     state = read_checkpoint(settings.weights)
     trunk = published_trunk(settings.backbone, state, looks.side).to(device)
     looks = replace(looks, channels=trunk.channels, mean=IMAGENET.mean, std=IMAGENET.std)
     heads = [Heads(*one) for one in published_heads(state)]
-    if others := [head.k for head in heads if head.k != k]:
-        log.warning(
-            "%s has %d heads of %d clusters, not %d: they say nothing", settings.weights, len(others), others[0], k
-        )
+    if others := {head.k for head in heads} - {k}:
+        log.warning("heads of %s clusters in %s say nothing of %d", sorted(others), settings.weights, k)
     raw = torch.cat([found.cpu() for found in outputs(trunk, looks.batches(pixels, device))]).numpy()
     said = [assign(head, raw).cluster for head in heads if head.k == k]
     return centre(trunk, looks.batches(pixels, device)), looks, said
@@ -259,7 +263,7 @@ def _beginning(trunk: Backbone, head: Heads, looks: Looks, config: Config) -> tu
     return fresh, top
 
 
-def _heads(unit: Matrix, k: int, config: Config, said: Sequence[Clusters]) -> HeadFit:
+def learn_heads(unit: Matrix, k: int, config: Config, said: Sequence[Clusters] = ()) -> HeadFit:
     """Stage 2. Some heads learn what published ones `said`, and clusters among the slow modes of the neighbours' graph.
 
     The neighbours then also say which head is kept: the one whose clusters leave least of them, as many as eq. 7 asks.
