@@ -22,12 +22,13 @@ MANIFEST = "manifest.json"
 LABELS = "labels.parquet"
 QUARANTINE = "quarantine.parquet"
 CORRECTIONS = "corrections.csv"
+GIVEN = "given.csv"
 STORES = ("features", "embeddings")
 PARTS = "parts"
 PIXELS = ("pictures.npy", "latents.npy")
 # What a run may leave behind, and a new one in the same folder takes away.
 PLOTS = ("criterion.png", "losses.png")
-FILES = (LABELS, QUARANTINE, CORRECTIONS, *PIXELS, *PLOTS, "report.html", "log", "spice.safetensors")
+FILES = (LABELS, QUARANTINE, CORRECTIONS, GIVEN, *PIXELS, *PLOTS, "report.html", "log", "spice.safetensors")
 FOLDERS = (*STORES, PARTS, "spice", "unet", "classifier", "model", "samples", "report_pictures")
 BOOKS = (LOCK, MANIFEST, "config.toml", "log")
 
@@ -88,6 +89,7 @@ class Run:
     parts = property(lambda self: self.path / PARTS)
     quarantine = property(lambda self: self.path / QUARANTINE)
     corrections = property(lambda self: self.path / CORRECTIONS)
+    given = property(lambda self: self.path / GIVEN)
     log = property(lambda self: self.path / "log")
     report = property(lambda self: self.path / "report.html")
 

@@ -40,6 +40,8 @@ def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", metavar="NAME", help="what turns images and names into features")
     parser.add_argument("--cluster-by", metavar="NAME", help="another encoder, or NAME#LAYER, to cluster by")
     _add_ready(parser)
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="what is known already: a CSV of id and label")
+    parser.add_argument("--labels-column", metavar="NAME", help="the same from a column of the Parquet files")
     parser.add_argument("--preset", choices=("default", "paper"), help="default labels best, paper follows the text")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML, such as a run's config.toml")
     parser.add_argument(
@@ -126,12 +128,15 @@ def label(arguments: argparse.Namespace) -> None:
             config,
             ready=inputs.get("ready", False),
             opinions=arguments.opinions or inputs.get("opinions"),
+            labels=arguments.labels,
+            labels_column=arguments.labels_column,
             mode=arguments.mode,
             engine=arguments.engine,
             workers=arguments.workers,
             progress=progress,
         )
-    _report(outcome, as_json=arguments.json)
+    if outcome is not None:
+        _report(outcome, as_json=arguments.json)
 
 
 def relabel(arguments: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from gdui.images.readers import read_parquet, read_tar
 from gdui.images.shards import ROWS, Shard, Source, stamp_files
 
-__all__ = ["expand_braces", "matches", "open_files"]
+__all__ = ["PARQUET", "expand_braces", "matches", "open_files", "stems", "urls_of"]
 
 MAX_PATTERN = 1_000_000
 BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
@@ -63,12 +63,18 @@ def matches(pattern: str) -> list[str]:
     return found
 
 
+def urls_of(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The existing files that a path, a pattern, a URL or a list of these stands for."""
+    named = [source] if isinstance(source, (str, os.PathLike)) else source
+    return [url for one in named for url in matches(os.fspath(one))]
+
+
 def open_files(name: str, urls: Sequence[str], image_column: str | None, id_column: str | None) -> Source:
     """Each archive is a shard, and so are some row groups of a Parquet file."""
     if twice := sorted({url for url in urls if urls.count(url) > 1}):
         raise ValueError(f"source names {twice[0]!r} more than once")
     shards: list[Shard] = []
-    for url, stem in zip(urls, _stems(urls), strict=True):
+    for url, stem in zip(urls, stems(urls), strict=True):
         if TAR.search(url):
             shards.append(Shard.make(stem, partial(read_tar, url, stem), partial(stamp_files, (url,), stem)))
         elif PARQUET.search(url):
@@ -78,7 +84,7 @@ def open_files(name: str, urls: Sequence[str], image_column: str | None, id_colu
     return Source(name, shards)
 
 
-def _stems(urls: Sequence[str]) -> list[str]:
+def stems(urls: Sequence[str]) -> list[str]:
     """File names without what all share: their common folder, and their suffix where that leaves them different."""
     common = os.path.commonpath([url.rpartition("/")[0] for url in urls]) if len(urls) > 1 else ""
     bases = [os.path.relpath(url, common) if common else url.rpartition("/")[2] for url in urls]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gdui.images.arrays import open_array, open_bytes, open_npy
-from gdui.images.files import matches, open_files
+from gdui.images.files import open_files, urls_of
 from gdui.images.folders import open_folder
 from gdui.images.shards import Source
 
@@ -39,10 +39,9 @@ def open_source(
             return open_folder(Path(path))
         if path.lower().endswith((".npy", ".npz")) and Path(path).is_file():
             return open_npy(Path(path), layout, ids)
-        return open_files(path, matches(path), image_column, id_column)
+        return open_files(path, urls_of(path), image_column, id_column)
     if isinstance(source, (list, tuple)) and source and all(isinstance(one, bytes) for one in source):
         return open_bytes(source, ids)
     if isinstance(source, (list, tuple)) and source and all(isinstance(one, (str, os.PathLike)) for one in source):
-        urls = [url for one in source for url in matches(os.fspath(one))]
-        return open_files("a list of files", urls, image_column, id_column)
+        return open_files("a list of files", urls_of(source), image_column, id_column)
     return open_array(source, layout, ids)

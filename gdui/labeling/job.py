@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,12 +31,14 @@ from gdui.labeling.spice import SPICE, Spice, learn_source
 from gdui.labeling.summary import Outcome
 from gdui.labels import Labels, Totals
 from gdui.labels.files import read_quarantine
+from gdui.labels.pins import read_pins, write_pins
 from gdui.labels.words import Diff
 from gdui.runs import Run, atomic_path
 
-__all__ = ["LABELER", "Classes", "Job", "Pass", "Work", "counted", "outcome", "write_part"]
+__all__ = ["CHECKPOINTS", "LABELER", "Classes", "Job", "Pass", "Work", "counted", "outcome", "write_part"]
 
 LABELER = "labeler"
+CHECKPOINTS = "spice"
 EXAMPLES = 3
 
 Classes = Sequence[str] | Mapping[str, Sequence[str]]
@@ -125,23 +127,42 @@ class Job:
         left_out = {"left_out": len(ignored), "examples": list(ignored[:EXAMPLES])}
         self.run.finish("encode", source=stamp["source"], quarantined=quarantined, **left_out)
 
-    def learn(self, images: Source | None, classes: Classes, pins: Mapping[str, str], source: str) -> None:
-        """With clusterer "spice", lets a network learn from the pictures, or takes what it has learned from them."""
+    def give(self, labels: Mapping[str, str]) -> None:
+        """Takes labels that come with the images; others than before teach the network anew."""
+        if labels == (read_pins(self.run.given) if self.run.given.exists() else {}):
+            return
+        if self.config.clusterer == "spice":
+            self._unlearn("joint-*")
+        write_pins(self.run.given, labels)
+
+    def learn(
+        self,
+        images: Source | None,
+        classes: Classes,
+        pins: Mapping[str, str],
+        source: str,
+        call: Callable[[Mapping[str, str]], None] = lambda _: None,
+    ) -> None:
+        """With clusterer "spice", lets a network learn from the pictures, or takes what it has learned from them.
+
+        The other ranks are `call`ed to take part, with what they must know.
+        """
         if self.config.clusterer != "spice":
             return
         path = self.run.path / SPICE
         if images is not None and self.run.stages.get("learn", {}).get("source", source) != source:
-            self._unlearn()
+            self._unlearn("*")
         if not self.run.done("learn"):
-            start, folder = time.perf_counter(), self.run.path / "spice"
+            call(pins)
+            start, folder = time.perf_counter(), self.run.path / CHECKPOINTS
             learn_source(images, list(classes), self.config, folder, pins=pins, progress=self.progress).save(path)
             self.ledger["learn"] = time.perf_counter() - start, 0
             self.run.finish("learn", source=source)
         self.spice = Spice.load(path)
 
-    def _unlearn(self) -> None:
-        """Other pictures teach another network: nothing of the one before may stay, its features least of all."""
-        for folder in (self.run.path / "spice", self.run.features):
+    def _unlearn(self, stages: str) -> None:
+        """What teaches has changed: nothing of the network before may stay, its features least of all."""
+        for folder in [*(self.run.path / CHECKPOINTS).glob(stages), self.run.features]:
             shutil.rmtree(folder, ignore_errors=True)
         self.run.reopen(self.run.settings, "learn", "encode", "label")
 
@@ -179,7 +200,9 @@ class Job:
         if self.spice is not None:
             labeler.use(self.spice)
         images, clock = labeler.look(**arrays), Clock(self.progress)
-        return Work(labeler, images, clock, labeler.learn(images, clock, pins))
+        unread = set(read_quarantine(self.run.quarantine)["id"].to_pylist()) if self.run.quarantine.exists() else ()
+        heard = {id_: name for id_, name in pins.items() if id_ not in unread}
+        return Work(labeler, images, clock, labeler.learn(images, clock, heard))
 
     def load(self, folder: Path) -> Labeler:
         """The labeler of the run in `folder`, and what it learned from pixels."""

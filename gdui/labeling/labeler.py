@@ -23,7 +23,7 @@ from gdui.labeling.learned import Decision, Learned, calibrated, confidences, ov
 from gdui.labeling.neighbors import neighbors
 from gdui.labeling.outcome import Clock, Known, Progress
 from gdui.labeling.parts import label_rows, parts
-from gdui.labeling.pins import Pins
+from gdui.labeling.pins import Pins, check_names
 from gdui.labeling.select import consistency_from_neighbors
 from gdui.labeling.spice import SPICE, Spice, learn_source
 from gdui.labels import Facts, Labels
@@ -188,6 +188,7 @@ class Labeler:
         if self.config.clusterer != "spice" or self._handed is not None:
             return
         opened = None if source is None else open_source(source, ids=given.get("ids"))
+        check_names(given.get("pins") or {}, self.classes)
         with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
             pins, tell = given.get("pins"), given.get("progress")
             self._see_by(learn_source(opened, self.classes, self.config, folder, pins=pins, progress=tell))
@@ -199,7 +200,9 @@ class Labeler:
 
     def learn(self, images: Images, clock: Clock, said: Mapping[str, str] | None = None) -> Known:
         """All stages, on all images or a sample of them; what a person `said` are the pins of `fit_predict`."""
-        pins = Pins.of(said or {}, images.ids, self.classes)
+        unread = set(images.quarantine["id"].to_pylist())
+        heard = {id_: name for id_, name in (said or {}).items() if id_ not in unread}
+        pins = Pins.of(heard, images.ids, self.classes)
         config = self.config
         if len(images) < len(self.classes):
             raise ValueError(f"{len(images)} images are fewer than the {len(self.classes)} classes")

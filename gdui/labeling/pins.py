@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from gdui.labeling.learned import RULE, Decision
 
-__all__ = ["Pins"]
+__all__ = ["Pins", "check_names"]
 
 Matrix = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.integer]
@@ -31,9 +31,8 @@ class Pins:
     @classmethod
     def of(cls, named: Mapping[str, str], ids: pa.ChunkedArray, classes: Sequence[str]) -> Self:
         """From id -> class name, "" for none; every id must be an image's and every name a class's."""
+        check_names(named, classes)
         known = {name: at for at, name in enumerate(classes)} | {"": -1}
-        if unknown := sorted(set(named.values()) - set(known)):
-            raise ValueError(f"pins name {unknown[0]!r}, which is none of the classes")
         rows = pc.index_in(pa.array(list(named), ids.type), pa.concat_arrays(ids.chunks)) if named else pa.array([])
         if rows.null_count:
             lost = list(named)[pc.index(pc.is_null(rows), True).as_py()]
@@ -104,6 +103,12 @@ class Pins:
         out = np.ones(n, np.bool_)
         out[self.rows] = False
         return out
+
+
+def check_names(named: Mapping[str, str], classes: Sequence[str]) -> None:
+    """Refuses pins, id -> class name, of other classes."""
+    if unknown := sorted(set(named.values()) - {"", *classes}):
+        raise ValueError(f"pins name {unknown[0]!r}, which is none of the classes")
 
 
 def _agreement(rows: npt.NDArray[np.bool_], label: Indices, votes: Indices, nearest: Indices) -> float:

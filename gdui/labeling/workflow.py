@@ -8,21 +8,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gdui import checks
 from gdui.config import Config
-from gdui.images import Source
+from gdui.images import Source, labels_in
 from gdui.images.shards import fingerprint
 from gdui.labeling.encoders import Encoder, load_encoder, seen_by
 from gdui.labeling.features import is_whole
 from gdui.labeling.handed import Inputs, address
-from gdui.labeling.job import LABELER, Classes, Job, counted, outcome
+from gdui.labeling.job import CHECKPOINTS, LABELER, Classes, Job, counted, outcome
 from gdui.labeling.labeler import Progress
 from gdui.labeling.learned import Learned, digest
+from gdui.labeling.pins import check_names
+from gdui.labeling.spice import learn_source
 from gdui.labeling.summary import Outcome
 from gdui.labels import Facts, Labels
 from gdui.labels.pins import read_pins, write_pins
 from gdui.places import appended, is_remote, place
 from gdui.runs import MANIFEST, Run, read_manifest
+from gdui.training.ranks import from_first, joined, own_device
+from gdui.training.ranks import place as rank_of
 
 __all__ = ["ENGINES", "MODES", "Outcome", "label_run", "predict_run", "relabel_run"]
 
@@ -41,17 +47,23 @@ def label_run(
     *,
     ready: bool = False,
     opinions: str | None = None,
+    labels: str | Path | None = None,
+    labels_column: str | None = None,
     mode: str = "continue",
     engine: str = "local",
     workers: int | None = None,
     progress: Progress | None = None,
-) -> Outcome:
+) -> Outcome | None:
     """Labels `source` with the names of `classes` in the run folder `out`, which may lie on a store that fsspec knows.
+
+    Under torchrun the ranks share what is learned from pixels; all else is the first one's, and the others return None.
 
     Args:
         classes: the names, or a mapping from each to texts that describe it.
         source: what `open_source` takes; with `ready` an .npy of features [N, d], or a feature store.
         opinions: an .npy of scores [N, C], where the encoder is not to be asked.
+        labels: a CSV of id and label: what is known of some images already. The run keeps it.
+        labels_column: the same from a column of the source's Parquet files; see `gdui.images.labels_in`.
         mode: "continue" keeps what an earlier call with the same settings has done, "overwrite" starts anew, "extend"
             labels what is new in the source by what was learned; images that have a label keep it.
         engine: "local" works in this process, "ray" on the machines of a Ray cluster; the labels are the same.
@@ -68,21 +80,85 @@ def label_run(
     images = inputs.open(out)
     if images and (most := counted(images.shards)) and most < len(names):
         raise ValueError(f"{most} images are fewer than the {len(names)} classes")
+    device = torch.device(own_device())
+    with joined(device):
+        if rank_of()[0]:
+            _learn_along(images, names, config, out, device)
+            return None
+        given = _given(inputs, names, labels, labels_column, mode)
+
+        def begin(run: Run, loaded: dict[str, Encoder]) -> Job:
+            return kind(run, inputs, config, progress, loaded)
+
+        with _calling(device) as call:
+            return _label(begin, inputs, images, classes, out, config, given, mode, call)
+
+
+def _label(
+    begin: Callable[[Run, dict[str, Encoder]], Job],
+    inputs: Inputs,
+    images: Source | None,
+    classes: Classes,
+    out: Path,
+    config: Config,
+    given: Mapping[str, str] | None,
+    mode: str,
+    call: Callable[[Mapping[str, str]], None],
+) -> Outcome:
+    """The first rank's part, which is all that there is where there is one."""
     stamp = inputs.stamp(images)
     begins = mode == "overwrite" or not (out / MANIFEST).exists()
     loaded = _encoders(config, inputs) if begins else {}
     opened = "overwrite" if mode == "overwrite" else "continue"
     with Run(out, _settings(config, classes, inputs), mode=opened) as run, _logged(run):
-        job = kind(run, inputs, config, progress, loaded)
+        job = begin(run, loaded)
         if mode == "extend":
             return _extend(job, images, stamp)
-        pins = _active(_kept_pins(run.corrections), names)
+        if given is not None:
+            job.give(given)
+        pins = _active(_kept_pins(run.given) | _kept_pins(run.corrections), checks.class_names(classes))
         stamp |= _pin_stamp(pins)
         if _is_done(run, stamp):
             return outcome(run)
-        job.learn(images, classes, pins, stamp["source"])
+        job.learn(images, classes, pins, stamp["source"], call)
         job.encode(images, stamp)
         return job.finish(job.begun(classes, pins, stamp), stamp)
+
+
+def _given(
+    inputs: Inputs, names: Sequence[str], file: str | Path | None, column: str | None, mode: str
+) -> dict[str, str] | None:
+    """The labels that come with the images, id -> class name; None where none are handed in."""
+    if file is None and column is None:
+        return None
+    if mode == "extend":
+        raise ValueError("labels are learned from, and mode 'extend' learns nothing: label in mode 'continue'")
+    if column is not None and inputs.ready:
+        raise ValueError("labels_column is a column beside the images, and features have none: give a CSV of labels")
+    found = {} if column is None else labels_in(inputs.source, column, names)
+    found |= {} if file is None else read_pins(file)
+    check_names(found, names)
+    return found
+
+
+@contextmanager
+def _calling(device: torch.device) -> Iterator[Callable[[Mapping[str, str]], None]]:
+    """Calls the other ranks once to learn with these pins, or in the end tells them that there was nothing to learn."""
+    called = []
+
+    def call(pins: Mapping[str, str]) -> None:
+        called.append(from_first(lambda: pins, device))
+
+    yield call
+    if not called:
+        from_first(lambda: None, device)
+
+
+def _learn_along(images: Source | None, names: Sequence[str], config: Config, out: Path, device: torch.device) -> None:
+    """Another rank's part: it waits for the first one's call."""
+    pins: Mapping[str, str] | None = from_first(dict, device)
+    if pins is not None:
+        learn_source(images, names, config, out / CHECKPOINTS, pins=pins)
 
 
 def _extend(job: Job, images: Source | None, stamp: dict[str, str]) -> Outcome:
@@ -139,7 +215,8 @@ def relabel_run(
                 f"{folder} has clustered features only: give --opinions for the new classes, or label again"
             )
         kept, given = _kept_pins(run.corrections), {} if corrections is None else read_pins(corrections)
-        known, pins = kept | given, _active(kept, names) | given
+        known, active = kept | given, _active(kept, names) | given
+        pins = _active(_kept_pins(run.given), names) | active
         work = job.fit(classes, pins)
         run.reopen(_settings(config, classes, inputs), "label")
         if known:
@@ -147,7 +224,7 @@ def relabel_run(
         stamp = inputs.stamp(None) | {"source": run.stages["encode"]["source"]} | _pin_stamp(pins)
         done = job.finish(work, stamp)
     diff = None if before is None else before.diff(done.labels)
-    return dataclasses.replace(done, diff=diff, idle=len(known) - len(pins))
+    return dataclasses.replace(done, diff=diff, idle=len(known) - len(active))
 
 
 def predict_run(
