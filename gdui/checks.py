@@ -1,5 +1,6 @@
 """Checks of what users hand in: each raises a ValueError or TypeError that says what came and what is wanted."""
 
+import difflib
 import math
 import os
 import types
@@ -15,6 +16,7 @@ __all__ = [
     "class_names",
     "columns",
     "descriptions",
+    "did_you_mean",
     "finite_numbers",
     "flag",
     "in_range",
@@ -26,6 +28,7 @@ __all__ = [
     "same_length",
     "thread_count",
     "typed",
+    "utf8",
     "whole",
 ]
 
@@ -33,6 +36,7 @@ MOST_CLUSTERS = 1 << 24
 MOST_THREADS = 1 << 16
 CUDA = {2, 13}  # DLPack's numbers for its memory: a device's own, and managed
 BEYOND_INT64 = 1 << 63
+ALIKE = 0.65  # of difflib's ratio
 EXACT = 1 << 53  # float64 holds every whole number up to here
 
 
@@ -206,6 +210,20 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
     return value
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """How a refusal of `given` ends where one of the `known` names is much like it."""
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(given.casefold(), folded, 1, ALIKE)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ""
+
+
+def utf8(name: str, path: object) -> None:
+    """Refuses a path that can't be written into a file of text."""
+    given = str(path)
+    if not given.isascii() and os.fsencode(given).decode("utf-8", "ignore") != given:
+        raise ValueError(f"{name} must have a path in UTF-8, not {os.fsencode(given)!r}: rename it")
 
 
 def typed(owner: type, field_name: str, name: str, value: Any) -> Any:

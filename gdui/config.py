@@ -1,7 +1,7 @@
 """Every decision of the labelling, one frozen dataclass a stage, with its reason, presets and overrides."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -261,14 +261,14 @@ class Config:
         for name, value in changes.items():
             if name == "preset":
                 raise ValueError("preset can't be changed afterwards, as it sets other fields: begin with Config.named")
+            if name not in config.names():
+                raise ValueError(f"no setting is named {name!r}{_instead(name, config.names())}")
             stage, _, inner = name.partition(".")
-            known = [f.name for f in dataclasses.fields(config)]
-            if stage not in known:
-                raise ValueError(f"no setting is named {name!r}; there are {', '.join(config.names())}")
             if inner:
-                config = dataclasses.replace(config, **{stage: _replaced(getattr(config, stage), name, inner, value)})
+                value = _replaced(getattr(config, stage), name, inner, value)
             else:
-                config = dataclasses.replace(config, **{stage: checks.typed(type(config), stage, name, value)})
+                value = checks.typed(type(config), stage, name, value)
+            config = dataclasses.replace(config, **{stage: value})
         return config
 
     def rows_to_fit(self, classes: int) -> int:
@@ -312,6 +312,15 @@ class Config:
 
 
 def _replaced(stage: Any, name: str, inner: str, value: Any) -> Any:
-    if not dataclasses.is_dataclass(stage) or inner not in {f.name for f in dataclasses.fields(stage)}:
-        raise ValueError(f"no setting is named {name!r}")
-    return dataclasses.replace(stage, **{inner: checks.typed(type(stage), inner, name, value)})  # type: ignore[type-var]
+    return dataclasses.replace(stage, **{inner: checks.typed(type(stage), inner, name, value)})
+
+
+def _instead(name: str, known: Sequence[str]) -> str:
+    """What there is in place of a setting that there is not."""
+    stage, _, inner = name.partition(".")
+    within = [one.partition(".")[2] for one in known if one.startswith(f"{stage}.")]
+    if within:
+        return checks.did_you_mean(inner, within) or f"; {stage} has {', '.join(within)}"
+    if same := [one for one in known if one.endswith(f".{name}")]:
+        return f"; there is {' and '.join(same)}"
+    return checks.did_you_mean(name, known) or f"; there are {', '.join(known)}"

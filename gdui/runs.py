@@ -1,5 +1,6 @@
 """The folder that a run lives in: files that are whole or absent, a manifest of what is done, and a lock."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -41,6 +42,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with uploaded(path) as temporary:
             yield temporary
         return
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder to write into", str(path.parent))
     temporary = path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name[-40:]}")
     try:
         yield temporary
@@ -71,6 +74,7 @@ class Run:
     ) -> None:
         """Opens or makes the folder; `mode` "overwrite" empties one that was begun before."""
         checks.one_of("mode", mode, ("continue", "overwrite"))
+        checks.utf8("a run's folder", path)
         self.path = place(path)
         self.settings = dict(settings)
         self._manifest: dict[str, Any] = {}
@@ -194,6 +198,7 @@ class Run:
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What the run in `folder` says of itself: gdui, configuration (a hash), settings, stages."""
+    checks.utf8("a run's folder", folder)
     path = place(folder) / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder!s} is not a run folder: it has no {MANIFEST}")

@@ -24,7 +24,7 @@ STAGES = (
 # Lowest first. A module may import its own layer's leaves and everything below, never sideways among stages.
 LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.checks", "gdui.places", "gdui.toml"},
-    {"gdui.spice_config"},
+    {"gdui.spice_config", "gdui.encoder_names"},
     {"gdui.config", "gdui.runs", "gdui.drawing", "gdui.labeling.exact", "gdui.labeling.refine_cuda"}
     | {"gdui.labeling.ordered", "gdui.labeling.rows"},
     {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.images", "gdui.training"},

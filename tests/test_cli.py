@@ -190,7 +190,7 @@ def test_explain_says_why(gdui: Cli, photos: Path, names: Path, encoder: str, tm
     code, out, _ = gdui("explain", tmp_path / "run", "07.png")
     assert code == 0
     assert out.startswith("07.png: ")
-    assert "Decided by " in out
+    assert ", because " in out
     found = json.loads(gdui("explain", tmp_path / "run", "07.png", "--json")[1])
     assert found["id"] == "07.png"
     assert found["why"] == out.strip()
@@ -315,6 +315,9 @@ def test_files_that_are_no_images_are_counted_and_logged(
     _, out, _ = gdui(*command)
     assert "left out 5 files that are no images: IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC, ...\n" in out
     assert json.loads(gdui(*command, "--json")[1])["left_out"] == 5
+    for at in range(1, 5):
+        (heap / f"IMG_{at}.HEIC").unlink()
+    assert "left out 1 file that is no image: IMG_0.HEIC\n" in gdui(*command, "--mode", "overwrite")[1]
     assert "INFO neighbors: " in (tmp_path / "run" / "log").read_text()
     assert logging.getLogger("gdui").level == logging.NOTSET
 
@@ -324,11 +327,27 @@ def test_a_source_without_images_says_so(gdui: Cli, names: Path, encoder: str, t
     with tarfile.open(tmp_path / "notes.tar", "w") as archive:
         archive.add(tmp_path / "notes.txt", "notes.txt")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "none.parquet")
-    for name in ("notes.tar", "none.parquet"):
+    for name, reason in (("notes.tar", "the archive holds no images"), ("none.parquet", "the file holds no rows")):
         out = tmp_path / f"run-{name}"
         code, _, err = gdui("label", tmp_path / name, "--classes", names, "--out", out, "--encoder", encoder)
         assert code == 1
-        assert err.endswith(f"{name}' holds no images\n")
+        assert f"{name}' holds no images that can be read ({name.partition('.')[0]}: {reason}); {out}/quara" in err
+
+
+def test_an_archive_without_images_beside_others_is_named(
+    gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path
+) -> None:
+    for number, suffix in enumerate((".png", ".json")):
+        with tarfile.open(tmp_path / f"s-{number}.tar", "w") as archive:
+            for path in photos.iterdir():
+                archive.add(path, f"{path.stem}{suffix}")
+    source = tmp_path / "s-{0..1}.tar"
+    code, out, _ = gdui("label", source, "--classes", names, "--out", tmp_path / "run", "--encoder", encoder)
+    assert code == 0
+    assert f"{COUNT} images, 3 classes" in out
+    assert "1 image could not be read: s-1\n" in out
+    found = pq.read_table(tmp_path / "run" / "quarantine.parquet").to_pylist()
+    assert found == [{"id": "s-1", "reason": "the archive holds no images"}]
 
 
 def test_unreadable_images_are_counted_and_named(
@@ -362,10 +381,20 @@ MISTAKES: list[tuple[str, list[str], str, str]] = [
     ("a setting out of range", ["{photos}", "--set", "refine.sigma=2"], "a\nb", "refine.sigma must be between 0"),
     ("a setting without a value", ["{photos}", "--set", "seed"], "a\nb", "stage.field=value, not 'seed'"),
     ("an encoder nobody knows", ["{photos}", "--encoder", "nothing"], "a\nb", "encoder must be"),
+    ("an encoder misspelt", ["{photos}", "--encoder", "ViT-B32/openai"], "a\nb", "did you mean 'ViT-B-32'?"),
+    ("a setting misspelt", ["{photos}", "--set", "refine.sigm=1"], "a\nb", "did you mean 'sigma'?"),
     ("a damaged configuration", ["{photos}", "--config", "{tmp}/bad.toml"], "a\nb", "bad.toml is not a TOML file"),
     ("a run folder that is none", ["{photos}", "--out", "{tmp}"], "a\nb", "not a run folder"),
     ("a run within its source", ["{photos}", "--out", "{photos}/run"], "a\nb", "lies within the source"),
-    ("only unreadable images", ["{tmp}/broken"], "a\nb", "none of the images could be read"),
+    ("only unreadable images", ["{tmp}/broken"], "a\nb", "holds no images that can be read (0.png: not"),
+    ("a folder as features", ["{photos}", "--features"], "a\nb", "is no feature store: manifest.json can't be read"),
+    ("pictures as a pattern", ["{photos}/*.png"], "a\nb", "for single images name the local folder they lie in"),
+    ("a store nobody knows", ["what://box/s.tar"], "a\nb", "source 'what://box/s.tar' can't be opened"),
+    ("features as pictures", ["{tmp}/f.npy"], "a\nb", "if it holds features, say so (features=, --features)"),
+    ("a run that is not UTF-8", ["{photos}", "--out", "{tmp}/\udcff"], "a\nb", "folder must have a path in UTF-8"),
+    ("a source that is not UTF-8", ["{tmp}/\udcff"], "a\nb", "source must have a path in UTF-8"),
+    ("NaN in features", ["{tmp}/nan.npy", "--features"], "a\nb", "features must be finite numbers, but row 3 holds"),
+    ("NaN in opinions", ["{tmp}/f.npy", "--features", "--opinions", "{tmp}/nan.npy"], "a\nb", "opinions holds NaN"),
     ("features that are none", ["{tmp}/bad.toml", "--features"], "a\nb", "bad.toml"),
     ("a text on no class", ["{photos}", "--config", "{tmp}/odd.toml"], "", "descriptions are given for ['c']"),
     ("an encoder's layer that is none", ["{photos}", "--cluster-by", "digits#no"], "a\nb", "layer must be a part of"),
@@ -382,6 +411,11 @@ def test_mistakes_get_one_line(
     for name in ("0.png", "1.png"):
         (tmp_path / "broken" / name).write_text("hello")
     (tmp_path / "bad.toml").write_text("seed = ")
+    (tmp_path / "\udcff").mkdir()
+    vectors = np.random.default_rng(0).random((COUNT, 2))
+    np.save(tmp_path / "f.npy", vectors)
+    vectors[3, 1] = np.nan
+    np.save(tmp_path / "nan.npy", vectors)
     (tmp_path / "names.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
     given = [one.format(tmp=tmp_path, photos=photos) for one in arguments]
     (tmp_path / "odd.toml").write_text('classes = ["a", "b"]\n[descriptions]\nc = ["a sea"]\n')
@@ -412,6 +446,17 @@ def test_weights_that_cannot_be_had_get_one_line(
     assert err.startswith("gdui: error: encoder 'ViT-B-32/laion2b_s34b_b79k' could not be loaded")
     assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("mistake", [("--encoder", "digit"), ("--set", "refine.sigm=1"), ("--preset", "papers")])
+def test_a_mistake_in_a_setting_is_told_before_large_libraries_load(
+    photos: Path, names: Path, tmp_path: Path, mistake: tuple[str, str]
+) -> None:
+    command = ["label", str(photos), "--classes", str(names), "--out", str(tmp_path / "run"), *mistake]
+    program = f"import sys\nfrom gdui.cli import main\ntry:\n main({command})\nfinally:\n print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n"
+    assert "did you mean" in done.stderr or "invalid choice: 'papers'" in done.stderr
 
 
 def test_an_encoder_that_fails_takes_no_earlier_run_away(

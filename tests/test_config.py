@@ -28,7 +28,12 @@ def test_overrides_leave_the_rest_alone() -> None:
     ("override", "error", "words"),
     [
         ({"refine.sigma": 1.5}, ValueError, r"refine\.sigma must be between 0 and 1, not 1\.5"),
-        ({"refine.sigmas": 0.5}, ValueError, "no setting is named 'refine.sigmas'"),
+        ({"refine.sigmas": 0.5}, ValueError, "no setting is named 'refine.sigmas'; did you mean 'sigma'"),
+        ({"refine.colour": 0.5}, ValueError, "no setting is named 'refine.colour'; refine has lambda_delta, .*sigma"),
+        ({"refin.sigma": 0.5}, ValueError, "no setting is named 'refin.sigma'; did you mean 'refine.sigma'"),
+        ({"refine": 0.5}, ValueError, "no setting is named 'refine'; refine has lambda_delta, .*sigma"),
+        ({"batch": 5}, ValueError, "no setting is named 'batch'; there is encode.batch and .*cluster.batch"),
+        ({"seed.x": 5}, ValueError, "no setting is named 'seed.x'"),
         ({"colour": 1}, ValueError, "no setting is named 'colour'; there are"),
         ({"refine.sigma": "half"}, TypeError, r"refine\.sigma must be float, not str"),
         ({"k": "many"}, ValueError, "k must be one of 'auto', not 'many'"),

@@ -108,7 +108,7 @@ def test_cleanlab_probabilities_sum_to_one(rows: list[tuple[int, int, int, float
 
 
 def test_cleanlab_wants_every_image_decided() -> None:
-    with pytest.raises(ValueError, match="1 images have no label"):
+    with pytest.raises(ValueError, match="without a label, here 1: use decided"):
         make([0, -1], ["a", "b"]).to_cleanlab()
 
 

@@ -8,6 +8,7 @@ import struct
 import sys
 import tarfile
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,8 +28,8 @@ from torchvision.transforms import v2
 
 from gdui.images import Batch, Clock, Shard, Source, Transform, UnreadableError, batches, decode, open_source
 from gdui.images import folders as folders_module
-from gdui.images.files import expand_braces
-from gdui.images.readers import read_files
+from gdui.images.files import expand_braces, open_files
+from gdui.images.readers import _unused, read_files
 from gdui.images.tar import DamagedError, members
 
 SMALL = Transform(size=8)
@@ -313,7 +314,7 @@ def test_empty_folders_and_folders_of_archives_say_what_to_do(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"nowhere' does not exist"):
         open_source(tmp_path / "nowhere")
     (tmp_path / "a.txt").write_text("")
-    with pytest.raises(ValueError, match=r"a\.txt' must be a folder, a tar archive"):
+    with pytest.raises(ValueError, match=r"a\.txt' must be a tar archive"):
         open_source(tmp_path / "a.txt")
 
 
@@ -526,6 +527,48 @@ def test_patterns_and_lists_of_archives(tmp_path: Path) -> None:
         open_source([tmp_path / "q" / "s-0.tar"] * 2)
 
 
+def test_relative_archives_of_one_name_have_ids_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("p", "q"):
+        Path(folder).mkdir()
+        tar_of(Path(folder) / "s.tar", {"a.png": encoded(picture())})
+    assert read(open_source("*/s.tar"))[0] == ["p/s/a", "q/s/a"]
+    assert read(open_source(["p/s.tar", tmp_path / "q" / "s.tar"]))[0] == ["p/s/a", f"{tmp_path}/q/s/a"]
+
+
+def test_a_file_of_nothing_says_so_once(tmp_path: Path) -> None:
+    tar_of(tmp_path / "t.tar", {"a.json": b"{}", "b.txt": b"hello"})
+    with pq.ParquetWriter(tmp_path / "groups.parquet", pa.schema([("image", pa.binary())])):
+        pass
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "rows.parquet")
+    for name, reason in (
+        ("t.tar", "the archive holds no images"),
+        ("groups.parquet", "the file holds no rows"),
+        ("rows.parquet", "the file holds no rows"),
+    ):
+        ids, _, rejected = read(open_source(tmp_path / name))
+        assert (ids, rejected) == ([], {name.partition(".")[0]: reason})
+
+
+def test_many_files_and_members_of_one_name_take_time_by_their_number(tmp_path: Path) -> None:
+    """Each of these took time by the square: minutes, at these sizes."""
+    start = time.perf_counter()
+    seen: dict[str, int] = {}
+    for _ in range(30_000):
+        seen[_unused("a.png", "t", seen)] = 1
+    assert {"t/a", "t/a.png", "t/a.png#2", "t/a.png#29999"} <= set(seen)
+    assert len(seen) == 30_000
+    records = b"".join(b"%d k%05d=v\n" % (12, at) for at in range(80_000))
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(records)
+    path = tmp_path / "pax.tar"
+    path.write_bytes((header.tobuf() + records + b"\0" * (-len(records) % 512)) * 3 + b"\0" * 1024)
+    assert read(open_source(path))[2] == {"pax": "the archive holds no images"}
+    with pytest.raises(ValueError, match=r"names 'x\.tar' more than once"):
+        open_files("many", [*(f"{at}.tar" for at in range(100_000)), "x.tar", "x.tar"], None, None)
+    assert time.perf_counter() - start < 20
+
+
 def test_remote_archives(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     local = tar_of(tmp_path / "s-0.tar", {"a.png": encoded(picture())})
@@ -557,7 +600,35 @@ def parquet(path: Path, rows: int = 5, column: str = "image", **more: Any) -> Pa
 def test_parquet_as_hugging_face_writes_it(tmp_path: Path) -> None:
     ids, _, rejected = read(open_source(parquet(tmp_path / "train.parquet")))
     assert ids == ["train/0", "train/1", "train/3", "train/4"]
-    assert rejected == {"train/2": "no image bytes in this row"}
+    assert rejected == {"train/2": "no image bytes, and its path leads out of the file's folder"}
+
+
+def test_parquet_may_have_left_the_pictures_where_they_are(tmp_path: Path) -> None:
+    picture().save(tmp_path / "beside.png")
+    (tmp_path / "deep").mkdir()
+    picture(seed=1).save(tmp_path / "deep" / "far.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "out.png").symlink_to("/etc/passwd")
+    paths = ["beside.png", str(tmp_path / "deep" / "far.png"), "gone.png", "deep", "pipe.png", "a\0b", None, "out.png"]
+    rows = [{"bytes": None, "path": path} for path in paths] + [{"bytes": encoded(picture()), "path": "gone.png"}, None]
+    pq.write_table(pa.table({"image": pa.array(rows)}), tmp_path / "t.parquet")
+    ids, _, rejected = read(open_source(tmp_path / "t.parquet"))
+    assert ids == ["t/0", "t/1", "t/8"]
+    assert rejected == {
+        "t/2": "no image bytes, and its path: No such file or directory",
+        "t/3": "no image bytes, and its path: not a regular file",
+        "t/4": "no image bytes, and its path: not a regular file",
+        "t/5": "no image bytes, and its path: embedded null byte",
+        "t/6": "no image bytes in this row",
+        "t/7": "no image bytes, and its path leads out of the file's folder",
+        "t/9": "no image bytes in this row",
+    }
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/left/t.parquet", (tmp_path / "t.parquet").read_bytes())
+    try:
+        assert read(open_source("memory://left/t.parquet"))[0] == ["t/8"], "no remote file may name files of ours"
+    finally:
+        memory.rm("/left", recursive=True)
 
 
 def test_parquet_row_groups_become_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

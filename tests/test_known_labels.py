@@ -82,7 +82,7 @@ def test_mistakes_are_named_before_anything_is_learned(tmp_path: Path) -> None:
     config = Config.named("default", **FEW)
     (tmp_path / "wrong.csv").write_text("id,label\nphotos/1,horse\n")
     for given, words in (
-        ({"labels": tmp_path / "wrong.csv"}, "pins name 'horse', which is none of the classes"),
+        ({"labels": tmp_path / "wrong.csv"}, "is 'horse', which is none of the classes"),
         ({"labels_column": "kind"}, "labels_column must be a column"),
         ({"labels_column": "label", "mode": "extend"}, "mode 'extend' learns nothing"),
         ({"labels_column": "label", "ready": True}, "features have none"),

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gdui.labels import RULES, ClusterFacts, Facts, Labels
+from gdui.labels.pins import read_pins
 
 CLASSES = ["cat", "dog", "bird"]
 FACTS = Facts(
@@ -21,7 +22,7 @@ FACTS = Facts(
     encoder_hash="ab12",
     configuration={"seed": 3, "refine": {"sigma": 0.5}},
     clusters=[
-        ClusterFacts(2, 0, {0: 9, 2: 1}, 10, 0.8, 2, 0.85, 0.9, 0.8, 0.95, "keep"),
+        ClusterFacts(2, 0, {0: 9, 2: 1}, 10, 0.8, 2, 0.85, 0.9, 0.8, 0.95, "both good"),
         ClusterFacts(1, 1, {1: 5}, 5, 1.0),
         ClusterFacts(1),
     ],
@@ -252,24 +253,41 @@ def test_mistakes_are_named(changes: dict[str, Any], kind: type[Exception], mess
 def test_why_names_every_witness() -> None:
     text = make().why("photos/0.jpg")
     for part in (
-        "photos/0.jpg: cat (confidence 1.00)",
-        "cluster 0 (2 images), where it belongs with 0.50",
-        "75% of its nearest neighbours",
-        "named cat: 9 of its 10 surest images vote for it, 1 for the next, bird",
-        "delta is 0.85 (0.90 at its top, 0.80 at its bottom)",
-        "r of its bottom 0.95, so the branch is keep",
-        "first choice is dog (0.25); its second is bird",
-        "Decided by cluster: its cluster's name stands.",
+        "cluster 0, of 2 images, with probability 0.50, as do 75% of its nearest neighbours.",
+        "named cat: 9 of its 10 surest images vote for it, 1 for bird",
+        "agrees with that name on 90% of its surest and 80% of its least sure images (delta 0.85)",
+        "the least sure lie in it with probability 0.95 (r), so the name is not in doubt.",
+        "puts dog first (0.25) and bird second",
     ):
         assert part in text
+    assert text.startswith("photos/0.jpg: cat (confidence 1.00), because that is the name of its cluster. ")
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("branch", "r", "words"),
+    [
+        ("top bad", 0.4, "so the name is in doubt; as r is below 0.5, images of less probability follow the opinion."),
+        ("bottom bad", 0.5, "so the name is in doubt; but as r is not below 0.5, all keep it."),
+        ("both good", 0.4, "so the name is not in doubt."),
+        ("no vote", 0.4, "so the name is without a vote."),
+    ],
+)
+def test_why_says_what_became_of_the_name_in_words(branch: str, r: float, words: str) -> None:
+    cluster = ClusterFacts(size=1, matched=0, n_top=1, runner_up=1, delta=0.5, r_btm=r, branch=branch)
+    facts = Facts(clusters=[cluster] * 3, configuration={"refine": {"sigma": 0.5}})
+    text = make(facts=facts).why("photos/0.jpg")
+    assert text.endswith(words)
+    assert "of 1 image," in text
+    assert "its surest image does not vote for it but for dog." in text
+    assert branch not in text or branch == "no vote"
 
 
 def test_why_does_without_what_is_unknown() -> None:
     assert "no label" in make().why("photos/3.jpg")
     assert "matched to no class" in make().why("photos/2.jpg")
     bare = make(1, facts=Facts(), clip_index=[-1], confidence=[np.nan]).why("photos/0.jpg")
-    assert bare == "photos/0.jpg: cat. Decided by cluster: its cluster's name stands."
+    assert bare == "photos/0.jpg: cat, because that is the name of its cluster."
     with pytest.raises(ValueError, match=r"no image has the id 'x'; they look like 'photos/0\.jpg'"):
         make().why("x")
 
@@ -290,6 +308,13 @@ def test_summary_counts() -> None:
     assert "100" in next(line for line in text.splitlines() if line.strip().startswith("cat"))
     assert "and 10 classes more" in make(classes=[f"c{i}" for i in range(50)]).summary()
     assert make(0).summary().startswith("0 images")
+    assert make(1).summary().startswith("1 image, ")
+
+
+def test_a_class_of_no_image_has_no_confidence() -> None:
+    lines = make(2, label_index=[0, 0]).summary().splitlines()
+    assert next(line for line in lines if line.strip().startswith("cat")).endswith("confidence 0.75")
+    assert next(line.split() for line in lines if line.strip().startswith("dog")) == ["dog", "0"]
 
 
 def test_diff_finds_changes_whatever_the_order() -> None:
@@ -318,8 +343,8 @@ def test_take_and_decided() -> None:
         labels.take([8])
 
 
-def test_csv_guards_formulas(tmp_path: Path) -> None:
-    ids = ["=1+1", "-2", "@x", "+3", "\t=1", "\r=1", 'a"b,c\nd', "plain"]
+def test_csv_guards_formulas_and_is_read_without_the_guard(tmp_path: Path) -> None:
+    ids = ["=1+1", "-2", "@x", "+3", "\t=1", "'=1", 'a"b,c\nd', "plain"]
     make(8, ["=cmd", "dog", "bird"], ids=ids).to_csv(tmp_path / "labels.csv")
     with (tmp_path / "labels.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -328,6 +353,9 @@ def test_csv_guards_formulas(tmp_path: Path) -> None:
     assert rows[3]["label"] == ""
     assert float(rows[1]["confidence"]) == 0.5
     assert rows[1]["consistency"] == ""
+    said = read_pins(tmp_path / "labels.csv")
+    assert list(said) == ids
+    assert set(said.values()) == {"=cmd", "dog", "bird", ""}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,9 +44,9 @@ def test_pins_know_rows_and_refuse_what_is_unknown() -> None:
     assert pins.joining(np.array([1, 3])).tolist() == [0, 1, 3]
     assert pins.among(np.array([0, 1, 3])).rows.tolist() == [0, 2]
     assert len(Pins.of({}, IDS, NAMES).rows) == 0
-    with pytest.raises(ValueError, match="pins name 'elk', which is none of the classes"):
-        Pins.of({"a": "elk"}, IDS, NAMES)
-    with pytest.raises(ValueError, match="pins name the image 'z', which is not among the images"):
+    with pytest.raises(ValueError, match="of 'b' is 'Bees', which is none of the classes; did you mean 'bee'"):
+        Pins.of({"a": "ant", "b": "Bees"}, IDS, NAMES)
+    with pytest.raises(ValueError, match=r"names the image 'z', which is not among the images; .* like 'a'"):
         Pins.of({"a": "ant", "z": "ant"}, IDS, NAMES)
 
 
@@ -138,9 +138,10 @@ def test_confidence_in_other_images_is_not_borrowed_from_corrections(rng: np.ran
 
 
 def test_pins_on_disk_come_back(tmp_path: Path) -> None:
-    pins = {'a,"1"\n': "x, y", " b": "", "ü": "=1+1"}
+    pins = {'a,"1"\n': "x, y", " b": "", "ü": "=1+1", "-1": "'", "'@x": "''+"}
     write_pins(tmp_path / "pins.csv", pins)
     assert read_pins(tmp_path / "pins.csv") == pins
+    assert not any(line.startswith(("=", "-", "@")) for line in (tmp_path / "pins.csv").read_text().splitlines())
 
 
 def test_a_run_keeps_what_a_person_said(
@@ -165,7 +166,7 @@ def test_a_run_keeps_what_a_person_said(
     assert Path("run/labels.parquet").read_bytes() == kept
     Path("others.txt").write_text("ant\ncow\nfox\nelk")
     assert main(["relabel", "run", "--classes", "others.txt", "--opinions", "scores.npy"]) == 0
-    assert "1 correction in run/corrections.csv stay idle" in capsys.readouterr().out
+    assert "1 correction in run/corrections.csv without effect: the labels" in capsys.readouterr().out
     assert read_pins("run/corrections.csv") == {"0": "cow", "1": "", "2": "bee"}
     assert Labels.from_run("run").row("2")["rule"] != "pinned"
     assert main([*label[:6], "others.txt", *label[7:]]) == 0
@@ -206,7 +207,7 @@ def test_mistakes_are_answered_in_a_line(
     write_pins("lost.csv", {"picture": "ant"})
     for arguments, words in (
         ([], "relabel needs other names (--classes) or what a person said of images (--corrections)"),
-        (["--corrections", "lost.csv"], "pins name the image 'picture', which is not among the images"),
+        (["--corrections", "lost.csv"], "a correction names the image 'picture', which is not among the images"),
         (["--corrections", "none.csv"], "none.csv: No such file or directory"),
     ):
         assert main(["relabel", "run", *arguments]) == 1

@@ -38,7 +38,7 @@ from gdui.labeling.refine import Branch, refine
 from gdui.labels import ClusterFacts, Facts, Labels
 from gdui.labels.pins import read_pins
 from gdui.report import measures, pictures, placed, write
-from gdui.report.choice import choose, doubtful_first, extremes
+from gdui.report.choice import STRIPS, choose, doubtful_first, extremes
 from gdui.report.pictures import thumbnails
 from gdui.report.projection import project
 
@@ -165,7 +165,7 @@ def test_warnings_say_what_is_odd(rng: np.random.Generator) -> None:
     facts = Facts(clusters=[ClusterFacts(size=9, matched=0)] * 4)
     labels = make_labels(rng, 4, ["a", "b"], label_index=[0, 0, 0, -1], facts=facts)
     split, empty = measures.class_warnings(labels, np.array([3, 0]))
-    assert split == ["split over 4 clusters, where 2.0 are usual"]
+    assert split == ["split over 4 clusters, where 2 are usual"]
     assert empty == ["no image has this label", "no cluster is named after it"]
 
 
@@ -208,6 +208,18 @@ def test_a_report_shows_some_thousand_images_however_many_there_are(rng: np.rand
     told = data_of(path)
     assert told["head"]["images"] == 200_000
     assert sum(one["images"] for one in told["classes"]) + told["head"]["abstained"] == 200_000
+
+
+@pytest.mark.parametrize(("classes", "clusters"), [(2, 3), (150, 450), (300, 900), (1200, 3600), (5000, 5000)])
+def test_strips_of_any_number_of_classes_are_bounded(rng: np.random.Generator, classes: int, clusters: int) -> None:
+    labels = make_labels(rng, 40_000, [f"class {at}" for at in range(classes)], clusters=clusters)
+    chosen = choose(labels)
+    strips = [chosen.surest, chosen.least, chosen.relabelled, chosen.top, chosen.bottom]
+    assert sum(len(rows) for strip in strips for rows in strip) <= STRIPS
+    pictured = np.array([len(rows) > 0 for rows in chosen.surest])
+    assert pictured.sum() == min(classes, STRIPS // 3)
+    sizes = np.bincount(labels.label_index[labels.label_index >= 0], minlength=classes)
+    assert sizes[pictured].min() >= max(sizes[~pictured], default=0)
 
 
 def test_other_names_or_labels_are_another_review(tmp_path: Path) -> None:
@@ -459,8 +471,10 @@ def test_pins_are_read_and_mistakes_named(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         ({"truth": {"00001.png": "bird"}}, "truth names 'bird', which is none of the classes"),
+        ({"truth": {"00001.png": "A"}}, "truth names 'A', which is none of the classes; did you mean 'a'"),
         ({"truth": {"1": "a"}}, "truth knows none of the images: its ids look like '1'"),
         ({"features": np.zeros((3, 2))}, "features must be as many as the labels, 5, not 3"),
+        ({"features": np.diag([1, 1, 1, np.inf, np.nan])}, "features must be finite numbers, but row 3 holds"),
     ],
 )
 def test_mistakes_are_named(rng: np.random.Generator, tmp_path: Path, arguments: Any, words: str) -> None:

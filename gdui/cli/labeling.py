@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gdui import checks, toml
 from gdui.cli.progress import Progress
+from gdui.encoder_names import check_encoder
 
 if TYPE_CHECKING:
     from gdui.config import Config
@@ -17,6 +19,16 @@ __all__ = ["add_commands"]
 # As the workflow knows them, which only a command imports.
 MODES = ("continue", "overwrite", "extend")
 ENGINES = ("local", "ray")
+
+SOURCES = (
+    "images: a folder, tar shards ('s3://box/s-{000..099}.tar'), Parquet, or an .npy of pixels; "
+    "or vectors, see --features"
+)
+ENCODERS = (
+    "what sees images and names: MODEL/TAG of open_clip (default: ViT-B-32/laion2b_s34b_b79k), MODEL/FILE with weights "
+    "of your own, hf-hub:timm/ViT-B-16-SigLIP, local-dir:FOLDER, torchvision:resnet50/FILE (needs --opinions), or "
+    "digits, which is shipped"
+)
 
 Commands = Any  # argparse keeps the type of its sub-commands to itself
 
@@ -32,13 +44,13 @@ def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("label", parents=[common], help="label images with the names of classes")
-    parser.add_argument("source", nargs="?", help="a folder, tar shards, Parquet or arrays of images; see --features")
+    parser.add_argument("source", nargs="?", help=SOURCES)
     _add_classes(parser)
     parser.add_argument(
         "--out", required=True, metavar="RUN", help="the folder of the run; also on a store, as s3://bucket/run"
     )
-    parser.add_argument("--encoder", metavar="NAME", help="what turns images and names into features")
-    parser.add_argument("--cluster-by", metavar="NAME", help="another encoder, or NAME#LAYER, to cluster by")
+    parser.add_argument("--encoder", metavar="NAME", help=ENCODERS)
+    parser.add_argument("--cluster-by", metavar="NAME", help="another encoder, or NAME#LAYER as in digits#layer3")
     _add_ready(parser)
     parser.add_argument("--labels", type=Path, metavar="FILE", help="what is known already: a CSV of id and label")
     parser.add_argument("--labels-column", metavar="NAME", help="the same from a column of the Parquet files")
@@ -82,8 +94,13 @@ def _add_predict(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _add_explain(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("explain", parents=[common], help="say why an image has its label")
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("id", help="the image's id, as labels.parquet has it")
+    parser.add_argument("id", type=_written, help="the image's id, as labels.parquet has it")
     parser.set_defaults(command=explain)
+
+
+def _written(id_: str) -> str:
+    """Of a file name that is not UTF-8 an id has the bytes written out."""
+    return os.fsencode(id_).decode("utf-8", "backslashreplace")
 
 
 def _add_demo(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -110,9 +127,7 @@ def _add_opinions(parser: argparse.ArgumentParser) -> None:
 
 
 def label(arguments: argparse.Namespace) -> None:
-    """Labels a source into a run folder."""
-    from gdui.labeling.workflow import label_run
-
+    """Labels a source into a run folder; mistakes in the settings are found before anything large is imported."""
     written = toml.read(arguments.config) if arguments.config else {}
     classes, inputs = _classes(arguments.classes, written), written.pop("inputs", {})
     if arguments.source is not None:
@@ -120,6 +135,11 @@ def label(arguments: argparse.Namespace) -> None:
     if "source" not in inputs:
         raise ValueError("label needs a source of images: name a folder, or a --config that has inputs.source")
     config = _configuration(arguments, written)
+    for name in (config.encode.encoder, config.encode.cluster_by):
+        if name is not None:
+            check_encoder(name)
+    from gdui.labeling.workflow import label_run
+
     with Progress() as progress:
         outcome = label_run(
             inputs["source"],
@@ -243,20 +263,21 @@ def _configuration(arguments: argparse.Namespace, written: dict[str, Any]) -> "C
 
 
 def _report(outcome: "Outcome", *, as_json: bool) -> None:
-    from gdui.labels.words import summary
+    from gdui.labels.words import counted, summary
 
     if as_json:
         print(json.dumps(outcome.to_dict()))
         return
     print(summary(outcome.totals))
     if outcome.totals.quarantine.num_rows:
-        print(f"{outcome.folder / 'quarantine.parquet'} says why they could not be read")
+        print(f"{outcome.folder / 'quarantine.parquet'} says why")
     if outcome.left_out:
         rest = ", ..." if outcome.left_out > len(outcome.examples) else ""
-        print(f"left out {outcome.left_out:,} files that are no images: {', '.join(outcome.examples)}{rest}")
+        what = "file that is no image" if outcome.left_out == 1 else "files that are no images"
+        print(f"left out {outcome.left_out:,} {what}: {', '.join(outcome.examples)}{rest}")
     if outcome.idle:
-        said = f"{outcome.idle:,} correction{'s' * (outcome.idle != 1)}"
-        print(f"{said} in {outcome.folder / 'corrections.csv'} stay idle: their names are no classes now")
+        said = counted(outcome.idle, "correction")
+        print(f"{said} in {outcome.folder / 'corrections.csv'} without effect: the labels there are no classes now")
     if outcome.diff is not None:
         print(outcome.diff)
     print(_ledger(outcome))

@@ -39,7 +39,8 @@ def open_npy(path: Path, layout: str | None, ids: Sequence[str] | None) -> Sourc
         raise ValueError(f"source {str(path)!r} is not an array that can be read: {error}") from None
     images = [name for name, array in arrays.items() if array.ndim in (3, 4)]
     if len(images) != 1:
-        raise ValueError(f"source {str(path)!r} must hold one array of images, not {images or 'none'}")
+        found = images or "none; if it holds features, say so (features=, --features)"
+        raise ValueError(f"source {str(path)!r} must hold one array of images, not {found}")
     return _cut(str(path), arrays[images[0]], layout, ids, lambda _: partial(stamp_files, (str(path),)))
 
 

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,10 @@ def matches(pattern: str) -> list[str]:
         return [pattern]
     found: list[str] = []
     for url in expand_braces(pattern):
-        files, path = fsspec.core.url_to_fs(url)
+        try:
+            files, path = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:  # a protocol nobody knows, or whose package is missing
+            raise ValueError(f"source {url!r} can't be opened: {error}") from None
         if "*" in url:
             listed = [files.unstrip_protocol(one) if "://" in url else one for one in sorted(files.glob(path))]
         else:
@@ -71,7 +75,7 @@ def urls_of(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -
 
 def open_files(name: str, urls: Sequence[str], image_column: str | None, id_column: str | None) -> Source:
     """Each archive is a shard, and so are some row groups of a Parquet file."""
-    if twice := sorted({url for url in urls if urls.count(url) > 1}):
+    if twice := [url for url, times in Counter(urls).items() if times > 1]:
         raise ValueError(f"source names {twice[0]!r} more than once")
     shards: list[Shard] = []
     for url, stem in zip(urls, stems(urls), strict=True):
@@ -80,16 +84,27 @@ def open_files(name: str, urls: Sequence[str], image_column: str | None, id_colu
         elif PARQUET.search(url):
             shards += _parquet_shards(url, stem, image_column, id_column)
         else:
-            raise ValueError(f"source {url!r} must be a folder, a tar archive, a Parquet file, .npy or .npz")
+            what = "for single images name the local folder they lie in"
+            raise ValueError(f"source {url!r} must be a tar archive, a Parquet file, .npy or .npz; {what}")
     return Source(name, shards)
 
 
 def stems(urls: Sequence[str]) -> list[str]:
     """File names without what all share: their common folder, and their suffix where that leaves them different."""
-    common = os.path.commonpath([url.rpartition("/")[0] for url in urls]) if len(urls) > 1 else ""
-    bases = [os.path.relpath(url, common) if common else url.rpartition("/")[2] for url in urls]
+    if len(urls) == 1:
+        bases = [urls[0].rpartition("/")[2]]
+    else:
+        common = _common_folder(urls)
+        bases = [os.path.relpath(url, common) if common else url for url in urls]
     stems = [PARQUET.sub("", TAR.sub("", base)) for base in bases]
     return stems if len(set(stems)) == len(stems) else bases
+
+
+def _common_folder(urls: Sequence[str]) -> str:
+    try:
+        return os.path.commonpath([url.rpartition("/")[0] for url in urls])
+    except ValueError:  # some are relative, or of another store
+        return ""
 
 
 def _parquet_shards(url: str, stem: str, image_column: str | None, id_column: str | None) -> list[Shard]:
@@ -100,6 +115,7 @@ def _parquet_shards(url: str, stem: str, image_column: str | None, id_column: st
             sizes = [table.metadata.row_group(at).num_rows for at in range(table.num_row_groups)]
     except pa.ArrowInvalid:
         column, sizes = image_column or "", [0]
+    sizes = sizes or [0]
     shards, groups, first, counted = [], [], 0, 0
     for at, rows in enumerate(sizes):
         groups.append(at)

@@ -32,18 +32,18 @@ def printable(name: str) -> str:
 def read_files(root: Path, names: Sequence[str]) -> Iterator[Item]:
     """The files `names` below `root`; the bytes are read later, by whoever decodes them."""
     for name in names:
-        path = root / name
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            yield printable(name), UnreadableError.because(error)
-            continue
-        if stat.S_ISREG(mode):
-            yield printable(name), path
-        elif stat.S_ISDIR(mode):
-            yield printable(name), UnreadableError(_why_unread(path))
-        else:
-            yield printable(name), UnreadableError("not a regular file")
+        found = _file(root / name)
+        folder = isinstance(found, UnreadableError) and (root / name).is_dir()
+        yield printable(name), UnreadableError(_why_unread(root / name)) if folder else found
+
+
+def _file(path: Path) -> Path | UnreadableError:
+    """The path, if it is of a file: to read a pipe or a device might never end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # no path can have a NUL in it
+        return UnreadableError.because(error)
+    return path if stat.S_ISREG(mode) else UnreadableError("not a regular file")
 
 
 def _why_unread(folder: Path) -> str:
@@ -69,13 +69,15 @@ def read_array(images: npt.NDArray[Any], ids: Sequence[str]) -> Iterator[Item]:
 
 def read_tar(url: str, stem: str) -> Iterator[Item]:
     """The pictures of a WebDataset shard; the id is stem/key, the key being the member's name up to its first dot."""
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     try:
         with fsspec.open(url, "rb", compression=_compression(url)) as file:
             for name, contents in members(file, readable_suffixes()):
                 unused = _unused(printable(name), stem, seen)
-                seen.add(unused)
+                seen[unused] = 1
                 yield unused, contents
+        if not seen:
+            yield stem, UnreadableError("the archive holds no images")
     except (DamagedError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         if getattr(error, "errno", None) is not None:
             raise
@@ -87,27 +89,36 @@ def _compression(url: str) -> str | None:
     return endings.get(PurePosixPath(url).suffix.lower())
 
 
-def _unused(name: str, stem: str, seen: set[str]) -> str:
-    """stem/key; the full name where a sample holds several pictures; numbered where even that is taken."""
+def _unused(name: str, stem: str, seen: dict[str, int]) -> str:
+    """stem/key; the full name where a sample holds several pictures; numbered where even that is taken.
+
+    `seen` has the number that each id was given last.
+    """
     folder, slash, base = name.rpartition("/")
-    candidates = (f"{stem}/{folder}{slash}{base.split('.')[0]}", f"{stem}/{name}")
-    numbered = (f"{stem}/{name}#{copy}" for copy in itertools.count(2))
-    return next(candidate for candidate in itertools.chain(candidates, numbered) if candidate not in seen)
+    full = f"{stem}/{name}"
+    for candidate in (f"{stem}/{folder}{slash}{base.split('.')[0]}", full):
+        if candidate not in seen:
+            return candidate
+    seen[full] = next(copy for copy in itertools.count(seen[full] + 1) if f"{full}#{copy}" not in seen)
+    return f"{full}#{seen[full]}"
 
 
 def read_parquet(
     url: str, stem: str, groups: Sequence[int], first: int, column: str, id_column: str | None
 ) -> Iterator[Item]:
     """Rows of some row groups; the id is stem/row, or what stands in `id_column`."""
-    row = first
+    row, folder = first, Path(url).parent if Path(url).is_file() else None
     try:
         with fsspec.open(url, "rb") as file, pq.ParquetFile(file) as table:
             wanted = [column] if id_column is None else [column, id_column]
-            for batch in table.iter_batches(batch_size=64, row_groups=list(groups), columns=wanted):
+            there = [group for group in groups if group < table.num_row_groups]
+            for batch in table.iter_batches(batch_size=64, row_groups=there, columns=wanted):
                 names = None if id_column is None else batch.column(id_column).to_pylist()
-                for at, value in enumerate(_cells(batch.column(column))):
+                for at, value in enumerate(_cells(batch.column(column), folder)):
                     yield f"{stem}/{row}" if names is None else str(names[at]), value
                     row += 1
+        if row == 0:
+            yield stem, UnreadableError("the file holds no rows")
     except pa.ArrowInvalid as error:
         yield f"{stem}/{row}", UnreadableError(f"the file is damaged from this row on: {error}")
     except OSError as error:
@@ -116,8 +127,28 @@ def read_parquet(
         yield f"{stem}/{row}", UnreadableError(f"the file is damaged from this row on: {error}")
 
 
-def _cells(column: pa.Array) -> Iterator[Raw]:
-    """Bytes from a binary column, or from a struct {bytes, path} as Hugging Face writes it."""
+def _cells(column: pa.Array, folder: Path | None) -> Iterator[Raw]:
+    """Bytes from a binary column, or from a struct {bytes, path} as Hugging Face writes it.
+
+    A data set of local files may have left them where they are, and then has paths alone; those that lie in `folder`,
+    where a local Parquet file is, are read: no file that comes from elsewhere may name files of ours.
+    """
     nested = pa.types.is_struct(column.type)
-    for cell in column.field("bytes") if nested else column:
-        yield cell.as_py() if cell.is_valid else UnreadableError("no image bytes in this row")
+    left = nested and folder is not None and column.type.get_field_index("path") >= 0
+    paths = column.field("path").to_pylist() if left else [None] * len(column)
+    for cell, path in zip(column.field("bytes") if nested else column, paths, strict=True):
+        if cell.is_valid:
+            yield cell.as_py()
+        elif folder is not None and isinstance(path, str):
+            yield _left_at(folder, path)
+        else:
+            yield UnreadableError("no image bytes in this row")
+
+
+def _left_at(folder: Path, path: str) -> Path | UnreadableError:
+    found = _file(folder / path)
+    if isinstance(found, UnreadableError):
+        return UnreadableError(f"no image bytes, and its path: {found.reason}")
+    if not found.resolve().is_relative_to(folder.resolve()):
+        return UnreadableError("no image bytes, and its path leads out of the file's folder")
+    return found

@@ -16,6 +16,7 @@ __all__ = ["DamagedError", "members"]
 BLOCK = tarfile.BLOCKSIZE
 MAX_HEADER = 1 << 20
 CHUNK = 1 << 20
+MOST_DIGITS = 9
 
 
 class DamagedError(Exception):
@@ -70,13 +71,14 @@ def _extended(header: tarfile.TarInfo, file: IO[bytes]) -> dict[str, str]:
     data = _contents(file, header.size)
     if header.type == tarfile.GNUTYPE_LONGNAME:
         return {"path": data.rstrip(b"\0").decode("utf-8", "surrogateescape")}
-    records = {}
-    while data.strip(b"\0"):
-        length = data.partition(b" ")[0]
-        if not length.isdigit() or len(length) > 9 or not len(length) < int(length) <= len(data):
+    records, at, end = {}, 0, len(data.rstrip(b"\0"))
+    while at < end:
+        length = data[at : at + MOST_DIGITS + 1].partition(b" ")[0]
+        if not length.isdigit() or len(length) > MOST_DIGITS or not len(length) < int(length) <= len(data) - at:
             raise DamagedError("a header that makes no sense")
-        key, _, value = data[len(length) + 1 : int(length) - 1].decode("utf-8", "surrogateescape").partition("=")
-        records[key], data = value, data[int(length) :]
+        record = data[at + len(length) + 1 : at + int(length) - 1].decode("utf-8", "surrogateescape")
+        key, _, value = record.partition("=")
+        records[key], at = value, at + int(length)
     return records
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from gdui import checks
 from gdui.images import Source, open_source
 from gdui.images.shards import fingerprint, stamp_files
+from gdui.labeling.features.matrix import read_manifest
 from gdui.places import is_remote
 
 __all__ = ["Inputs", "address"]
@@ -22,6 +24,9 @@ class Inputs:
 
     @classmethod
     def of(cls, source: str, ready: bool, opinions: str | None) -> Self:
+        for name, path in (("source", source), ("opinions", opinions)):
+            if path is not None:
+                checks.utf8(name, address(path) or "")
         return cls(str(address(source)), ready, address(opinions))
 
     def to_dict(self) -> dict[str, Any]:
@@ -36,6 +41,8 @@ class Inputs:
     def stamp(self, images: Source | None) -> dict[str, str]:
         """For each input a text that changes when it does."""
         stamps = {} if self.opinions is None else {"opinions": stamp_files([self.opinions])}
+        if self.ready and Path(self.source).is_dir():
+            read_manifest(Path(self.source))
         if self.ready:
             return stamps | {"source": stamp_files([_whole(self.source)])}
         return stamps | {"source": images.fingerprint if images else fingerprint([])}

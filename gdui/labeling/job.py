@@ -32,7 +32,7 @@ from gdui.labeling.summary import Outcome
 from gdui.labels import Labels, Totals
 from gdui.labels.files import read_quarantine
 from gdui.labels.pins import read_pins, write_pins
-from gdui.labels.words import Diff
+from gdui.labels.words import Diff, shown
 from gdui.runs import Run, atomic_path
 
 __all__ = ["CHECKPOINTS", "LABELER", "Classes", "Job", "Pass", "Work", "counted", "outcome", "write_part"]
@@ -268,13 +268,19 @@ class Job:
         """The inputs as a labeler takes them."""
         features = load_features(self.inputs.source if self.inputs.ready else self.run.features)
         if not len(features):
-            unread = self.run.stages["encode"]["quarantined"]
-            why = f"none of the images could be read: {self.run.quarantine} says why"
-            raise ValueError(why if unread else f"source {self.inputs.source!r} holds no images")
+            raise ValueError(f"source {self.inputs.source!r} holds no images{self._first_unread()}")
         if self.inputs.opinions is not None:
             return {"features": features, "opinions": self.inputs.opinions}
         two = self.run.embeddings.exists() and not self.inputs.ready
         return {"features": features, "embeddings": load_features(self.run.embeddings) if two else None}
+
+    def _first_unread(self) -> str:
+        """Why nothing of the source could be read, by the first of it."""
+        unread = read_quarantine(self.run.quarantine) if self.run.quarantine.exists() else None
+        if unread is None or not unread.num_rows:
+            return ""
+        first = unread.slice(0, 1).to_pylist()[0]
+        return f" that can be read ({shown(first['id'])}: {first['reason']}); {self.run.quarantine} lists all"
 
     def _encoding(self, stage: str, total: int, done: Ledger) -> None:
         if self.progress is not None:

@@ -27,6 +27,7 @@ from gdui.labeling.pins import Pins, check_names
 from gdui.labeling.select import consistency_from_neighbors
 from gdui.labeling.spice import SPICE, Spice, learn_source
 from gdui.labels import Facts, Labels
+from gdui.labels.words import counted
 from gdui.places import place
 
 __all__ = ["Labeler", "Progress"]
@@ -205,7 +206,7 @@ class Labeler:
         pins = Pins.of(heard, images.ids, self.classes)
         config = self.config
         if len(images) < len(self.classes):
-            raise ValueError(f"{len(images)} images are fewer than the {len(self.classes)} classes")
+            raise ValueError(f"{counted(len(images), 'image')} for {len(self.classes)} classes: there must be as many")
         rows = pins.joining(_sample(len(images), config.rows_to_fit(len(self.classes)), config.seed))
         pins, clock.total = pins.among(rows), len(rows)
         features, own = images.rows(rows)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gdui import checks
 from gdui.labeling.learned import RULE, Decision
 
 __all__ = ["Pins", "check_names"]
@@ -36,7 +37,7 @@ class Pins:
         rows = pc.index_in(pa.array(list(named), ids.type), pa.concat_arrays(ids.chunks)) if named else pa.array([])
         if rows.null_count:
             lost = list(named)[pc.index(pc.is_null(rows), True).as_py()]
-            raise ValueError(f"pins name the image {lost!r}, which is not among the images")
+            raise ValueError(f"a correction names the image {lost!r}, which is not among the images{_like(ids)}")
         order = np.argsort(np.asarray(rows), kind="stable")
         of_class = np.array([known[name] for name in named.values()], np.int64)
         return cls(np.asarray(rows, np.int64)[order], of_class[order])
@@ -107,8 +108,15 @@ class Pins:
 
 def check_names(named: Mapping[str, str], classes: Sequence[str]) -> None:
     """Refuses pins, id -> class name, of other classes."""
-    if unknown := sorted(set(named.values()) - {"", *classes}):
-        raise ValueError(f"pins name {unknown[0]!r}, which is none of the classes")
+    known = {"", *classes}
+    for id_, name in named.items():
+        if name not in known:
+            meant = checks.did_you_mean(name, classes)
+            raise ValueError(f"the label of {id_!r} is {name!r}, which is none of the classes{meant}")
+
+
+def _like(ids: pa.ChunkedArray) -> str:
+    return f"; their ids look like {ids[0].as_py()!r}" if len(ids) else ""
 
 
 def _agreement(rows: npt.NDArray[np.bool_], label: Indices, votes: Indices, nearest: Indices) -> float:

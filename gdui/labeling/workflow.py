@@ -23,7 +23,7 @@ from gdui.labeling.learned import Learned, digest
 from gdui.labeling.pins import check_names
 from gdui.labeling.spice import learn_source
 from gdui.labeling.summary import Outcome
-from gdui.labels import Facts, Labels
+from gdui.labels import Facts, Labels, words
 from gdui.labels.pins import read_pins, write_pins
 from gdui.places import appended, is_remote, place
 from gdui.runs import MANIFEST, Run, read_manifest
@@ -79,7 +79,7 @@ def label_run(
     inputs = Inputs.of(source, ready, opinions)
     images = inputs.open(out)
     if images and (most := counted(images.shards)) and most < len(names):
-        raise ValueError(f"{most} images are fewer than the {len(names)} classes")
+        raise ValueError(f"{words.counted(most, 'image')} for {len(names)} classes: there must be as many")
     device = torch.device(own_device())
     with joined(device):
         if rank_of()[0]:

@@ -39,7 +39,7 @@ def to_cleanlab(labels: "Labels") -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     index = labels.label_index.astype(np.int64)
     if (index < 0).any():
         raise ValueError(
-            f"{int((index < 0).sum())} images have no label, which cleanlab can't take: use decided() first"
+            f"cleanlab can't take images without a label, here {int((index < 0).sum())}: use decided() first"
         )
     confidence = np.clip(np.nan_to_num(labels.numbers("confidence"), nan=1.0), 0, 1)
     first, second = labels.indices("clip_label"), labels.indices("clip_second")

@@ -19,7 +19,7 @@ class ClusterFacts:
     votes: class -> how many of its `n_top` surest images the opinion gives to that class; zeros left out.
     margin, runner_up: by how much of a vote the match won, and over which class (-1 for none).
     delta, delta_top, delta_btm: share of votes for the matched class, weighted, among the surest, the least sure.
-    r_btm: how consistent the least sure images are with their neighbours.
+    r_btm: the mean probability with which its least sure images lie in it.
     branch: which way the refinement went.
     """
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from gdui import __version__
 from gdui.labels.facts import Facts
+from gdui.labels.pins import FORMULA
 from gdui.places import readable
 from gdui.runs import atomic_path
 
@@ -23,7 +24,6 @@ KEY = b"gdui"
 GROUP_ROWS = 1 << 20
 # A dictionary must hold every class name once: without it each row would repeat its own.
 DICTIONARY_BYTES = 1 << 30
-FORMULA = r"^([=+\-@\t\r\n＝＋－＠])"  # noqa: RUF001 - the wide signs are meant
 
 
 def write_parquet(tables: Iterable[pa.Table], schema: pa.Schema, classes: list[str], facts: Facts, path: Path) -> None:
@@ -137,7 +137,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _guarded(column: pa.Array) -> pa.Array:
-    """Text that can't be taken for a formula, after OWASP's list of signs to begin with."""
+    """Text that can't be taken for a formula; `gdui.labels.pins` takes it for what it was."""
     if pa.types.is_dictionary(column.type):
         return _guarded(column.dictionary).take(column.indices)
     if _plain_type(column.type) != pa.string():

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES", "Labels", "no_quarantine"]
 
-# What decided on an image's label, and how that is said.
+# What decided on an image's label, and how that is said after "because".
 RULES = {
-    "cluster": "its cluster's name stands",
-    "opinion": "its cluster is doubtful and holds it too loosely, so the opinion's first choice stands",
-    "unvoted": "nobody voted for its cluster's name, so the opinion's first choice stands",
-    "graph": "the votes of its neighbours, and the linear model that learned from them, overrule cluster and opinion",
-    "rejected": "the opinion is unsure about it and its neighbours, so it gets no label",
+    "cluster": "that is the name of its cluster",
+    "opinion": "its cluster's name is in doubt and it lies only loosely in it, so the opinion's first choice stands",
+    "unvoted": "none of its cluster's surest images votes for the cluster's name, so the opinion's first choice stands",
+    "graph": "the votes of images like it, and what was learned from them, outweigh what cluster and opinion came to",
+    "rejected": "neither it nor the images like it surely belong to any class",
     "pinned": "a person said so",
     "alone": "nothing bears the opinion out, so its first choice stands as it is",
 }

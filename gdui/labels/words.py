@@ -15,11 +15,20 @@ if TYPE_CHECKING:
     from gdui.labels.table import Labels
     from gdui.labels.totals import Totals
 
-__all__ = ["Diff", "diff", "listed", "shown", "summary", "why"]
+__all__ = ["DOUBTFUL", "Diff", "counted", "diff", "judged", "listed", "shown", "summary", "why"]
 
 LONGEST = 60
 MOST_CLASSES = 40
 EXAMPLES = 3
+DOUBTFUL = ("top bad", "bottom bad")
+JUDGED = {
+    "agreed": "not in doubt",
+    "both good": "not in doubt",
+    "top bad": "in doubt",
+    "bottom bad": "in doubt",
+    "no vote": "without a vote",
+    "empty": "of no image",
+}
 
 
 def shown(text: str | None) -> str:
@@ -30,19 +39,26 @@ def shown(text: str | None) -> str:
     return clean if len(clean) <= LONGEST else clean[: LONGEST - 1] + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def why(row: Mapping[str, Any], classes: list[str], facts: Facts, rules: Mapping[str, str]) -> str:
-    """One paragraph on the row of one image."""
+    """One paragraph on the row of one image: first what decided, then what the others say."""
     label = "no label" if row["label"] is None else shown(row["label"])
-    parts = [f"{shown(row['id'])}: {label}{_rate(' (confidence {})', row['confidence'])}."]
-    parts += _of_cluster(row, classes, facts)
+    because = "" if row["rule"] is None else f", because {rules[row['rule']]}"
+    parts = [f"{shown(row['id'])}: {label}{_rate(' (confidence {})', row['confidence'])}{because}."]
     if row["clip_label"] is not None:
-        second = f"; its second is {shown(row['clip_second'])}" if row["clip_second"] is not None else ""
-        parts.append(
-            f"The opinion's first choice is {shown(row['clip_label'])}{_rate(' ({})', row['clip_confidence'])}{second}."
-        )
-    if row["rule"] is not None:
-        parts.append(f"Decided by {row['rule']}: {rules[row['rule']]}.")
-    return " ".join(parts)
+        second = f" and {shown(row['clip_second'])} second" if row["clip_second"] is not None else ""
+        first = f"{shown(row['clip_label'])} first{_rate(' ({})', row['clip_confidence'])}"
+        parts.append(f"The opinion, which sees this image alone, puts {first}{second}.")
+    return " ".join(parts + _of_cluster(row, classes, facts))
+
+
+def judged(branch: str) -> str:
+    """What the refinement made of a cluster's name, in words."""
+    return JUDGED.get(branch, branch)
 
 
 def _of_cluster(row: Mapping[str, Any], classes: list[str], facts: Facts) -> list[str]:
@@ -50,29 +66,42 @@ def _of_cluster(row: Mapping[str, Any], classes: list[str], facts: Facts) -> lis
     if not 0 <= number < len(facts.clusters):
         return []
     cluster = facts.clusters[number]
-    belongs = _rate(", where it belongs with {}", row["cluster_confidence"])
-    images = f"{cluster.size:,} image{'s' * (cluster.size != 1)}"
-    parts = [f"It lies in cluster {number} ({images}){belongs}."]
-    if row["consistency"] is not None:
-        parts.append(f"{row['consistency']:.0%} of its nearest neighbours lie there too.")
-    return [*parts, _of_match(cluster, classes), *_of_refinement(cluster)]
+    belongs = _rate(" with probability {}", row["cluster_confidence"])
+    near = "" if row["consistency"] is None else f", as do {row['consistency']:.0%} of its nearest neighbours"
+    place = f"It lies in cluster {number}, of {counted(cluster.size, 'image')},{belongs}{near}."
+    return [place.replace(",.", "."), _of_match(cluster, classes), *_of_refinement(cluster, facts)]
 
 
-def _of_refinement(cluster: ClusterFacts) -> list[str]:
+def _of_refinement(cluster: ClusterFacts, facts: Facts) -> list[str]:
+    """On delta and r: how far the opinion bears the cluster's name out, and what follows for its images."""
     if cluster.delta is None or cluster.r_btm is None:
         return []
-    ends = _rate(" ({} at its top", cluster.delta_top) + _rate(", {} at its bottom)", cluster.delta_btm)
-    branch = f", so the branch is {cluster.branch}" if cluster.branch else ""
-    return [f"Its delta is {cluster.delta:.2f}{ends}, the consistency r of its bottom {cluster.r_btm:.2f}{branch}."]
+    ends = ((cluster.delta_top, "surest"), (cluster.delta_btm, "least sure"))
+    shares = " and ".join(f"{share:.0%} of its {which}" for share, which in ends if share is not None)
+    text = (
+        f"The opinion agrees with that name{f' on {shares} images' if shares else ''} (delta {cluster.delta:.2f}), and "
+        f"the least sure lie in it with probability {cluster.r_btm:.2f} (r)"
+    )
+    verdict = f", so the name is {judged(cluster.branch)}" if cluster.branch else ""
+    sigma = facts.configuration.get("refine", {}).get("sigma")
+    if cluster.branch not in DOUBTFUL or sigma is None:
+        return [f"{text}{verdict}."]
+    if cluster.r_btm < sigma:
+        return [f"{text}{verdict}; as r is below {sigma:g}, images of less probability follow the opinion."]
+    return [f"{text}{verdict}; but as r is not below {sigma:g}, all keep it."]
 
 
 def _of_match(cluster: ClusterFacts, classes: list[str]) -> str:
+    """On the votes behind the cluster's name."""
     if cluster.matched < 0:
         return "The cluster was matched to no class."
     name, votes = shown(classes[cluster.matched]), cluster.votes.get(cluster.matched, 0)
     text = f"The cluster is named {name}: {votes} of its {cluster.n_top} surest images vote for it"
+    if cluster.n_top == 1:
+        text = f"The cluster is named {name}, and its surest image {'votes' if votes else 'does not vote'} for it"
     if cluster.runner_up >= 0:
-        text += f", {cluster.votes.get(cluster.runner_up, 0)} for the next, {shown(classes[cluster.runner_up])}"
+        others = "" if cluster.n_top == 1 else f", {cluster.votes.get(cluster.runner_up, 0)}"
+        text += f"{others or ' but'} for {shown(classes[cluster.runner_up])}"
     return f"{text}."
 
 
@@ -83,16 +112,17 @@ def _rate(text: str, value: float | None) -> str:
 def summary(labels: "Totals") -> str:
     """Some lines: totals, estimated accuracy, shares changed, and one line a class."""
     facts, total, none = labels.facts, labels.images, labels.counts[0]
-    lines = [f"{total:,} images, {len(labels.classes)} classes, {none:,} abstained ({none / max(total, 1):.1%})"]
+    abstained = f"{none:,} abstained ({none / max(total, 1):.1%})"
+    lines = [f"{counted(total, 'image')}, {len(labels.classes)} classes, {abstained}"]
     if unread := labels.quarantine.num_rows:
         first = listed(labels.quarantine["id"].slice(0, EXAMPLES).to_pylist()) + ", ..." * (unread > EXAMPLES)
-        lines.append(f"{unread:,} images could not be read: {first}")
+        lines.append(f"{counted(unread, 'image')} could not be read: {first}")
     if facts.accuracy is not None and none < total:
         lines.append(
             f"estimated accuracy {facts.accuracy:.1%}{f' ({facts.accuracy_how})' if facts.accuracy_how else ''}"
         )
     elif facts.learned_from:
-        lines.append(f"labelled by what was learned from {facts.learned_from:,} other images")
+        lines.append(f"labelled by what was learned from {counted(facts.learned_from, 'other image')}")
     lines += [f"changed by {stage}: {share:.1%}" for stage, share in facts.changed.items()]
     if nameless := labels.nameless:
         lines.append(f"no cluster is named {listed(nameless)}")
@@ -104,7 +134,8 @@ def _per_class(labels: "Totals") -> list[str]:
     order = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
     width = max((len(shown(labels.classes[at])) for at in order), default=0)
     lines = [
-        f"  {shown(labels.classes[at]):<{width}}  {counts[at]:>10,}  confidence {sums[at] / max(counts[at], 1):.2f}"
+        f"  {shown(labels.classes[at]):<{width}}  {counts[at]:>10,}"
+        + (f"  confidence {sums[at] / counts[at]:.2f}" if counts[at] else "")
         for at in order
     ]
     return lines + [f"  and {len(counts) - len(order)} classes more"] * (len(counts) > len(order))
@@ -138,9 +169,8 @@ class Diff:
         """The totals, then the most frequent changes and what decided on them."""
         total = self.kept + self.changed.num_rows
         lines = [f"{self.changed.num_rows:,} of {total:,} labels changed ({self.changed.num_rows / max(total, 1):.1%})"]
-        lines += [f"{self.added:,} images added"] * (self.added > 0) + [f"{self.removed:,} images removed"] * (
-            self.removed > 0
-        )
+        moved = {"added": self.added, "removed": self.removed}
+        lines += [f"{counted(number, 'image')} {how}" for how, number in moved.items() if number]
         keys = ["before", "after", "rule_after"]
         counts = self.changed.select(keys).group_by(keys).aggregate([([], "count_all")]).to_pylist()
         counts.sort(key=lambda row: (-row["count_all"], *(str(row[key]) for key in keys)))

@@ -14,6 +14,7 @@ Indices = npt.NDArray[np.int64]
 
 OF_CLASS, LEAST_OF_CLASS, OF_CLUSTER = 12, 8, 6
 STRIPS = 4000  # images in all strips together
+STRIPS_OF_CLASS = 3
 REVIEWED, MAPPED = 300, 2000
 PINNED = list(RULES).index("pinned")
 
@@ -42,14 +43,16 @@ class Choice:
 
 
 def choose(labels: Labels, seed: int = 0) -> Choice:
-    """At most some thousand images, however many there are."""
+    """At most some thousand images, however many there are; of too many classes the largest have pictures."""
     label, cluster = labels.label_index, labels.numbers("cluster")
     classes, clusters = len(labels.classes), len(labels.facts.clusters)
     sure, belongs = _known(labels, "confidence"), _known(labels, "cluster_confidence")
-    wanted = classes * (2 * OF_CLASS + LEAST_OF_CLASS) + clusters * 2 * OF_CLUSTER
+    shown = min(classes, STRIPS // STRIPS_OF_CLASS)
+    label = np.where(np.isin(label, _largest(label, classes, shown)), label, -1)
+    wanted = shown * (2 * OF_CLASS + LEAST_OF_CLASS) + clusters * 2 * OF_CLUSTER
     share = min(1.0, STRIPS / max(wanted, 1))
-    first, least = (max(1, round(share * count)) for count in (OF_CLASS, LEAST_OF_CLASS))
-    few = round(share * OF_CLUSTER)
+    first, least = (max(1, int(share * count)) for count in (OF_CLASS, LEAST_OF_CLASS))
+    few = int(share * OF_CLUSTER)
     surest, doubtful = extremes(label, sure, classes, first, least)
     top, bottom = extremes(cluster, belongs, clusters, few, few)
     matched = labels.indices("matched_label")
@@ -58,6 +61,11 @@ def choose(labels: Labels, seed: int = 0) -> Choice:
     n = len(labels)
     mapped = np.arange(n) if n <= MAPPED else np.sort(np.random.default_rng(seed).choice(n, MAPPED, replace=False))
     return Choice(surest, doubtful, relabelled, top, bottom, doubtful_first(labels)[:REVIEWED], mapped)
+
+
+def _largest(label: npt.NDArray[np.integer], classes: int, most: int) -> Indices:
+    sizes = np.bincount(label[label >= 0], minlength=classes)
+    return np.argsort(-sizes, kind="stable")[:most]
 
 
 def doubtful_first(labels: Labels) -> Indices:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from gdui import __version__
 from gdui.labels import RULES, ClusterFacts, Labels
-from gdui.labels.words import why
+from gdui.labels.words import judged, why
 from gdui.report import measures
 from gdui.report.choice import PINNED, Choice, choose
 from gdui.report.pictures import SMALL, thumbnails
@@ -119,7 +119,7 @@ def _classes(labels: Labels, chosen: Choice, place: Mapping[int, int]) -> list[d
         {
             "name": name,
             "images": int(sizes[at]),
-            "confidence": _round(sums[at] / max(sizes[at], 1)),
+            "confidence": _round(sums[at] / sizes[at]) if sizes[at] else None,
             "clusters": held.get(at, []),
             "surest": _places(chosen.surest[at], place),
             "least": _places(chosen.least[at], place),
@@ -143,7 +143,7 @@ def _cluster(facts: ClusterFacts, top: list[int], bottom: list[int]) -> dict[str
         "delta_top": _round(facts.delta_top),
         "delta_btm": _round(facts.delta_btm),
         "r": _round(facts.r_btm),
-        "branch": facts.branch,
+        "name": judged(facts.branch),
         "top": top,
         "bottom": bottom,
         "warnings": measures.cluster_warnings(facts),
@@ -184,7 +184,10 @@ def _names(labels: Labels, images: Any) -> list[str] | None:
 def _map(chosen: Choice, place: Mapping[int, int], beside: Beside) -> dict[str, Any] | None:
     if beside.features is None or len(chosen.mapped) < 3:
         return None
-    places, method = project(beside.features.gather(chosen.mapped))
+    seen = beside.features.gather(chosen.mapped)
+    if (wrong := ~np.isfinite(seen).all(axis=1)).any():
+        raise ValueError(f"features must be finite numbers, but row {chosen.mapped[wrong][0]} holds NaN or infinity")
+    places, method = project(seen)
     x, y = np.round(places.T, LEAST_TELLING).tolist()
     return {"method": method, "image": _places(chosen.mapped, place), "x": x, "y": y}
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gdui.labels import ClusterFacts, Labels
+from gdui.labels.words import DOUBTFUL
 
 __all__ = ["class_warnings", "cluster_warnings", "confidence_histogram", "confusion", "sigma_sweep"]
 
@@ -18,7 +19,7 @@ STEPS = 101
 MOST_CELLS = 40
 PAIRS = 60
 NARROW = 0.1
-DOUBTFUL, UNVOTED = ("top bad", "bottom bad"), "no vote"
+UNVOTED = "no vote"
 
 
 def confidence_histogram(labels: Labels) -> dict[str, list[int]]:
@@ -123,6 +124,6 @@ def class_warnings(labels: Labels, sizes: npt.NDArray[np.int64]) -> list[list[st
         if clusters and not held[at]:
             mine.append("no cluster is named after it")
         elif held[at] >= 2 and held[at] > 1.5 * usual:
-            mine.append(f"split over {held[at]} clusters, where {usual:.1f} are usual")
+            mine.append(f"split over {held[at]} clusters, where {round(usual, 1):g} are usual")
         found.append(mine)
     return found

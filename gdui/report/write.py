@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from gdui import checks
 from gdui.images.readers import printable
 from gdui.labeling.features import Features, load_features
 from gdui.labels import Labels
@@ -84,7 +85,8 @@ def class_indices(labels: Labels, named: Mapping[str, str]) -> npt.NDArray[np.in
     """The class that `named` gives each image [N], -1 for none; names that are no classes are refused."""
     known = {name: at for at, name in enumerate(labels.classes)} | {"": -1}
     if unknown := sorted(set(named.values()) - set(known)):
-        raise ValueError(f"truth names {unknown[0]!r}, which is none of the classes")
+        meant = checks.did_you_mean(unknown[0], labels.classes)
+        raise ValueError(f"truth names {unknown[0]!r}, which is none of the classes{meant}")
     given = pa.array(list(named), pa.large_string())
     at = np.asarray(pc.fill_null(pc.index_in(labels.ids, given), -1).to_numpy())
     if not (at >= 0).any():

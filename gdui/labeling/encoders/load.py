@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,12 @@ import open_clip
 import torch
 from torch import nn
 
+from gdui import checks
+from gdui.encoder_names import split_model
 from gdui.images import Transform
 from gdui.labeling.encoders.encoder import Encoder, Forward, Settings, Tokenizer, lowered, weights_hash
 from gdui.labeling.encoders.published import SIDES, published_trunk, read_checkpoint
+from gdui.training.backbones import NAMES
 
 __all__ = ["clip_encoder", "load_encoder", "seen_by"]
 
@@ -73,7 +76,7 @@ def load_encoder(
             _InnerLayer(backbone, layer) if layer else backbone, transform or IMAGENET, settings, spec
         )
     if whole.startswith("spice:"):
-        name, _, file = whole.removeprefix("spice:").partition("/")
+        name, file = _model_and_file(whole, NAMES)
         side = SIDES.get(name, IMAGENET.size) if transform is None else transform.size
         trunk = published_trunk(name, read_checkpoint(file), side)
         return _callable_encoder(trunk, transform or replace(IMAGENET, size=side), settings, spec)
@@ -181,8 +184,9 @@ class _InnerLayer(nn.Module):
         try:
             self.tower = create_feature_extractor(tower.eval(), {layer: "features"})
         except ValueError:
-            known = ", ".join(name for name, _ in tower.named_children())
-            raise ValueError(f"layer must be a part of the image tower ({known}), not {layer!r}") from None
+            parts = [name for name, _ in tower.named_children()]
+            instead = f"{', '.join(parts)}), not {layer!r}{checks.did_you_mean(layer, parts)}"
+            raise ValueError(f"layer must be a part of the image tower ({instead}") from None
         self.layer = layer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -200,25 +204,31 @@ def _tokenizer(name: str) -> Tokenizer:
 
 def _name_and_weights(spec: str) -> tuple[str, str]:
     """The open_clip model, and a tag or an existing file."""
-    models = set(open_clip.list_models())
-    splits = [(spec[:at].replace("/", "-"), spec[at + 1 :]) for at, sign in enumerate(spec) if sign == "/"]
-    name, weights = next((split for split in splits if split[0] in models), (spec, ""))
-    if name not in models:
-        known = "'MODEL/TAG', 'MODEL/FILE', 'hf-hub:...', 'local-dir:...', 'torchvision:MODEL/FILE' or 'digits'"
-        raise ValueError(f"encoder must be {known}, not {spec!r}: open_clip has no such model")
+    name, weights = split_model(spec, open_clip.list_models())
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights not in tags and not Path(weights).is_file():
-        raise ValueError(f"encoder {spec!r} must end in a file or one of the tags {tags}, not {weights!r}")
+        meant = checks.did_you_mean(weights, tags)
+        raise ValueError(f"encoder {spec!r} must end in a file or one of the tags {tags}, not {weights!r}{meant}")
     return name, weights
+
+
+def _model_and_file(spec: str, known: Collection[str]) -> tuple[str, str]:
+    """The two parts of KIND:MODEL/FILE."""
+    kind, _, rest = spec.partition(":")
+    name, _, file = rest.partition("/")
+    if name not in known:
+        meant = checks.did_you_mean(name, known)
+        raise ValueError(f"encoder must be '{kind}:MODEL/FILE' with a known model, not {spec!r}{meant}")
+    if not Path(file).is_file():
+        raise ValueError(f"there is no file {file!r} of weights for encoder {spec!r}")
+    return name, file
 
 
 def _backbone(spec: str) -> nn.Module:
     """A torchvision model from a file, without its last linear layer."""
     from torchvision.models import get_model, list_models
 
-    name, _, path = spec.removeprefix("torchvision:").partition("/")
-    if name not in list_models() or not Path(path).is_file():
-        raise ValueError(f"encoder must be 'torchvision:MODEL/FILE', a known model and an existing file, not {spec!r}")
+    name, path = _model_and_file(spec, list_models())
     model: nn.Module = get_model(name, weights=None)
     linear = [layer for layer, part in model.named_modules() if isinstance(part, nn.Linear)]
     if not linear:

@@ -22,7 +22,7 @@ function classSizes() {
       el("th", { scope: "row" }, one.name),
       el("td", { class: "wide" }, el("div", { class: "meter" }, bar)),
       el("td", null, count(one.images)),
-      el("td", null, fixed(one.confidence)),
+      el("td", null, one.images ? fixed(one.confidence) : ""),
     );
   });
   const titles = ["class", "", "images", "confidence"].map((name) => el("th", { scope: "col" }, name));

@@ -4,7 +4,7 @@ const ORDERS = {
   "as given": () => 0,
   "largest first": (a, b) => classes[b].images - classes[a].images,
   "smallest first": (a, b) => classes[a].images - classes[b].images,
-  "least sure first": (a, b) => classes[a].confidence - classes[b].confidence,
+  "least sure first": (a, b) => (classes[a].confidence ?? 2) - (classes[b].confidence ?? 2),
   "most warnings first": (a, b) => classes[b].warnings.length - classes[a].warnings.length,
 };
 const AT_ONCE = 20;
@@ -66,7 +66,7 @@ function classCard(at) {
       "header",
       null,
       el("h3", null, swatch(at), one.name),
-      el("span", { class: "faint" }, `${counted(one.images, "image", "images")} · confidence ${fixed(one.confidence)}`),
+      el("span", { class: "faint" }, counted(one.images, "image", "images"), sureness(one.confidence)),
       one.warnings.map((text) => el("span", { class: "tag" }, text)),
     ),
     el("div", { class: "strips" }, strip("surest", one.surest), strip("least sure", one.least)),
@@ -78,6 +78,8 @@ function classCard(at) {
     ),
   );
 }
+
+const sureness = (confidence) => (confidence === null ? "" : ` · confidence ${fixed(confidence)}`);
 
 // Where there are more clusters than names.
 function namelessClusters() {
@@ -106,13 +108,13 @@ function lazily(title, make) {
 function clusterCard(at) {
   const one = clusters[at];
   const terms = [
-    ["margin", one.margin === null ? null : percent(one.margin, 0)],
-    ["runner-up", one.runner_up === NOBODY ? "none" : nameOf(one.runner_up)],
-    ["delta", fixed(one.delta)],
-    ["top", fixed(one.delta_top)],
-    ["bottom", fixed(one.delta_btm)],
-    ["r", fixed(one.r)],
-    ["branch", one.branch || null],
+    ["margin of its name", one.margin === null ? null : percent(one.margin, 0)],
+    ["next class", one.runner_up === NOBODY ? "none" : nameOf(one.runner_up)],
+    ["opinion agrees (delta)", fixed(one.delta)],
+    ["of the surest", fixed(one.delta_top)],
+    ["of the least sure", fixed(one.delta_btm)],
+    ["how firm those are (r)", fixed(one.r)],
+    ["its name is", one.name || null],
   ];
   return el(
     "div",

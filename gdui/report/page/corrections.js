@@ -65,7 +65,10 @@ const corrections = (() => {
     return at;
   }
 
-  const cell = (text) => (/[",\n\r]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  // A spreadsheet must not take a name for a formula; `gdui relabel` takes the quote in front away again.
+  const guarded = (text) => (/^'*[=+\-@\t\r\n＝＋－＠]/.test(text) ? `'${text}` : text);
+  const quoted = (text) => (/[",\n\r]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+  const cell = (text) => quoted(guarded(text));
 
   function csv() {
     return ["id,label", ...rows().map((row) => row.map(cell).join(","))].join("\n") + "\n";
