@@ -298,3 +298,15 @@ def test_classes_that_no_cluster_is_left_for_are_named(caplog: pytest.LogCapture
     labels = Labeler(NAMES, k=2).fit_predict(features=features, opinions=opinions)
     assert len(labels.nameless) == 2
     assert f"no cluster is left for {', '.join(labels.nameless)}" in caplog.text
+
+
+def test_too_few_images_leave_the_opinion_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Of three images a class most neighbours are of another class: to learn from them would cost right labels."""
+    features, opinions, _ = heap((5, 5, 5, 16), flipped=0.2)
+    few = Labeler(NAMES).fit_predict(features=features, opinions=opinions)
+    np.testing.assert_array_equal(few.label_index, opinions.argmax(axis=1))
+    assert "fewer than 8 images for each class" in caplog.text
+    assert few.table["rule"].unique().to_pylist() == ["alone"]
+    features, opinions, _ = heap((8, 8, 8, 8), flipped=0.2)
+    more = Labeler(NAMES).fit_predict(features=features, opinions=opinions)
+    assert "alone" not in more.table["rule"].unique().to_pylist()

@@ -24,6 +24,7 @@ NEARBY = 5
 CHANCE = 3  # standard deviations that it does not reach
 UNSURE = 0.5
 BORNE_OUT = 0.8
+FEW = 8  # images a class: of fewer, most neighbours are of another class
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def doubted(
     """
     votes, sure = opinion.argmax(axis=1), float(opinion.max(axis=1).mean())
     chance = 1 / (opinion.shape[1] * sure)
+    if len(votes) < FEW * opinion.shape[1] and not vouched:
+        return Doubt(f"there are fewer than {FEW} images for each class", 1.0)
     if (label == label[neighbors[:, 0]]).mean() < least:
         return Doubt("neighbours hardly agree on any label, so the features tell little", 1.0)
     if vouched:
