@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gdui.kernels import reference
-from gdui.ops.arguments import check_floats, check_tensor
+from gdui.ops.arguments import check_floats, check_tensor, refuse_tangents
 from gdui.ops.dispatch import Backend, choose, wider
 
 __all__ = ["cluster_loss"]
@@ -29,6 +29,7 @@ def cluster_loss(logits: Tensor, targets: Tensor, *, backend: Backend = "auto") 
         the loss of each head [H] in float32 (float64 for float64 logits); 0 where a head has chosen no sample.
     """
     check_heads(logits, targets)
+    refuse_tangents("cluster_loss", logits)
     heads, samples, clusters = logits.shape
     losses = double_softmax_loss_op(logits.reshape(heads * samples, clusters), targets.reshape(-1), backend)
     chosen = ((targets >= 0) & (targets < clusters)).sum(1).clamp(min=1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gdui.kernels import reference
-from gdui.ops.arguments import check_tensor
+from gdui.ops.arguments import check_tensor, refuse_tangents
 from gdui.ops.dispatch import Backend, choose, wider
 from gdui.ops.once import once
 
@@ -35,6 +35,7 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float, *, backend
     check_vectors(q, k, queue)
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
+    refuse_tangents("info_nce", q, k, queue)
     loss: Tensor = info_nce_op(q, k, queue, float(temperature), backend)[0]
     return loss
 

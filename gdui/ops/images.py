@@ -6,9 +6,8 @@ from typing import Any, Protocol, overload
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
-from gdui.ops.arguments import check_floats, check_tensor
+from gdui.ops.arguments import check_floats, check_tensor, tangent_of
 
 __all__ = [
     "Tabulated",
@@ -131,13 +130,9 @@ def runner(
     """
     if torch.compiler.is_compiling():
         return op
-    wanted = torch.is_grad_enabled() and any(tensor is not None and differentiates(tensor) for tensor in by)
-    return differentiable if wanted else plain
-
-
-def differentiates(tensor: Tensor) -> bool:
-    tangent: Tensor | None = unpack_dual(tensor).tangent  # type: ignore[no-untyped-call]
-    return tensor.requires_grad or tangent is not None
+    given = [tensor for tensor in by if tensor is not None and torch.is_grad_enabled()]
+    asked = any(tensor.requires_grad or tangent_of(tensor) is not None for tensor in given)
+    return differentiable if asked else plain
 
 
 def threads() -> int:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gdui.checks import whole
 from gdui.kernels import reference
-from gdui.ops.arguments import check_floats, check_tensor
+from gdui.ops.arguments import check_floats, check_tensor, refuse_tangents
 from gdui.ops.dispatch import Backend, choose, wider
 
 __all__ = ["group_norm_silu"]
@@ -43,6 +43,7 @@ def group_norm_silu(
     check_images(x, groups)
     check_channels(x, {"weight": weight, "bias": bias}, x.shape[1:2])
     check_channels(x, {"scale": scale, "shift": shift}, x.shape[:2])
+    refuse_tangents("group_norm_silu", x, weight, bias, scale, shift)
     gain, offset = affine(x, weight, bias, scale, shift)
     pixels = x.flatten(2).transpose(1, 2).contiguous()
     y: Tensor = group_norm_op(pixels, gain, offset, groups, eps, silu, backend)[0]
