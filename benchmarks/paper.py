@@ -46,9 +46,11 @@ def assumptions() -> list[list[str]]:
 def machines() -> list[list[str]]:
     """Hours for some numbers of machines, and the bytes a second that the store must send them meanwhile."""
     ((_, component, size),) = [one for one in WORK if "ViT" in one[0]]
-    speed = next(value for value, unit in map(rate, found(component, size, "rate")) if unit == "core")
-    picture = next(row.p50 for row in found("bytes", None, "bytes an image") if row.provider == PICTURE)
-    lines = []
+    speeds = [value for value, unit in map(rate, found(component, size, "rate")) if unit == "core"]
+    pictures = [row.p50 for row in found("bytes", None, "bytes an image") if row.provider == PICTURE]
+    if not (speeds and pictures):
+        return []
+    (speed,), (picture,), lines = speeds, pictures, []
     for count in MACHINES:
         images = speed * CORES * count
         hours = IMAGES / images / 3600
