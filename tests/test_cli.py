@@ -87,6 +87,19 @@ def times(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize(("given", "kept"), [(None, "passive"), ("active", "active")])
+def test_waiting_threads_sleep_unless_told_otherwise(given: str | None, kept: str) -> None:
+    """It must be said before PyTorch loads: OpenMP reads it once."""
+    code = (
+        "import os, sys; from gdui import cli; assert 'torch' not in sys.modules; cli.main(['explain', '/none', 'x']); "
+    )
+    code += "print(os.environ['OMP_WAIT_POLICY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split()[-1] == kept
+
+
 def test_label_leaves_a_whole_run(gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code, out, err = gdui("label", photos, "--classes", names, "--out", run, "--encoder", encoder)

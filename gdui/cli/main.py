@@ -19,6 +19,7 @@ GROUPS = (labeling, generating, evaluating, reporting, reproducing)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else threads of PyTorch spin, and starve on shared cores
     arguments = parser().parse_args(argv)
     shown = logging.StreamHandler()
     shown.setLevel(logging.DEBUG if arguments.debug else logging.WARNING)
