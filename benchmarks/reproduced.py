@@ -61,8 +61,8 @@ Every row trains the same small network on the same {pictures} for {steps:,} ste
 same sampler, and is seen by the same network, {network}. *Drawn as asked* is what a judge says, trained on true labels
 and used for nothing else (right for {judge:.1%} of pictures it never saw). PLG are the clusters of preset `paper`, PLM
 names them, and LMR's repair makes the preset whole. Clusters without names (k-means, PLG) are read by the best mapping,
-which needs the truth. The sampler's steps and guidance are the same for all; those of the digits were chosen by the scores
-of the model of true labels. Mean and standard deviation of {seeds}. All rows of the table together took
+which needs the truth. The sampler's steps and guidance are the same for all; those of the digits were chosen by the
+scores of the model of true labels. Mean and standard deviation of {seeds}. All rows of the table together took
 {minutes:.0f} minutes on two cores, other work beside them."""
 
 
