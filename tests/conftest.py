@@ -1,4 +1,4 @@
-"""Shared fixtures: new memory is poisoned, and the real data sets are found or their tests skipped."""
+"""Shared fixtures: new memory is poisoned, real data sets are found or their tests skipped, commands are run."""
 
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -76,3 +76,42 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
         (torch.Tensor, "new_empty"),
     ]:
         monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a tiny CLIP with random weights."""
+    from commands import tiny_clip
+
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of reddish, greenish and bluish pictures."""
+    from commands import coloured
+
+    return coloured(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture
+def names(tmp_path: Path) -> Path:
+    """A file of the names of those pictures."""
+    path = tmp_path / "names.txt"
+    path.write_text("red\n\n green \nblue\n")
+    return path
+
+
+@pytest.fixture
+def gdui(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process: exit code, stdout, stderr."""
+    from gdui import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = cli.main([str(one) for one in arguments])
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        return code, *capsys.readouterr()
+
+    return run

@@ -2,8 +2,8 @@
 
 Elsewhere: a flipped bit in a checkpoint and kills of training (test_train), damaged and changing shards of a store
 (test_features), dead workers and lost machines of a cluster (test_distribute), a second process and a dead owner
-(test_runs), a closed pipe and one interruption (test_cli), what is wrong with single pictures and archives
-(test_images). GDUI_SOAK=1 (`make soak`) kills at 50 moments in place of 5.
+(test_runs), a closed pipe and one interruption (test_cli_interrupted), what is wrong with single pictures and archives
+(test_decode, test_archives). GDUI_SOAK=1 (`make soak`) kills at 50 moments in place of 5.
 """
 
 import json
