@@ -1,6 +1,6 @@
 """The seed paper's tables beside ours, in words and numbers, from the committed rows."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from statistics import mean, stdev
 
 from benchmarks.measured import (
@@ -20,6 +20,7 @@ from benchmarks.measured import (
     rows_file,
     sweep_file,
 )
+from gdui.evaluation.comparing import comparable
 
 __all__ = ["SUBJECTS", "claims", "curves", "points", "reproduction", "scores_table"]
 
@@ -66,29 +67,34 @@ scores of the model of true labels. Mean and standard deviation of {seeds}. All 
 {minutes:.0f} minutes on two cores, other work beside them."""
 
 
+def alike(rows: Iterable[Measured]) -> list[Measured]:
+    """Rows that stand side by side, refused where they were not made with as many pictures."""
+    found = list(rows)
+    named = {f"{row.method}, seed {row.seed}, {row.steps} steps": row for row in found}
+    comparable(named, ("samples", "references"))
+    return found
+
+
 def final(rows: list[Measured]) -> dict[str, list[Measured]]:
     """Method -> the rows of its seeds after the last step, all made with as many samples as the others."""
     last = max((row.steps for row in rows), default=0)
-    chosen = [row for row in rows if row.steps == last and row.method in METHODS]
-    counts = {(row.samples, row.references) for row in chosen}
-    if len(counts) > 1:
-        raise ValueError(f"rows of one table must have the same numbers of samples and references, not {counts}")
+    chosen = alike(row for row in rows if row.steps == last and row.method in METHODS)
     return {method: found for method in METHODS if (found := [row for row in chosen if row.method == method])}
 
 
 def curves(rows: list[Measured]) -> dict[str, list[Measured]]:
     """Method -> the rows of its first seed while training went on, where there is more than the last."""
-    found = {
-        method: sorted((row for row in rows if (row.method, row.seed) == (method, 0)), key=lambda row: row.steps)
-        for method in CURVED
-    }
-    return {method: of_method for method, of_method in found.items() if len(of_method) > 1}
+    first = sorted((row for row in rows if row.seed == 0), key=lambda row: row.steps)
+    found = {method: [row for row in first if row.method == method] for method in CURVED}
+    drawn = {method: of_method for method, of_method in found.items() if len(of_method) > 1}
+    alike(row for of_method in drawn.values() for row in of_method)
+    return drawn
 
 
 def points(rows: list[Measured]) -> list[tuple[float, Measured]]:
     """(sigma, the row of the generator that learned from its labels)."""
     named = {f"sigma {sigma:g}": sigma for sigma in SIGMAS}
-    return [(named[row.method], row) for row in rows if row.method in named]
+    return [(named[row.method], row) for row in alike(row for row in rows if row.method in named)]
 
 
 def average(rows: list[Measured], column: str) -> float:

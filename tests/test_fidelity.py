@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -326,6 +327,45 @@ def test_two_ranks_see_what_one_sees(tmp_path: Path, rng: np.random.Generator) -
             np.testing.assert_allclose(seen["pooled"], alone.pooled, atol=1e-6)
             assert seen["count"] == alone.spatial.count
             np.testing.assert_allclose(seen["scatter"], alone.spatial.scatter, atol=1e-5)
+
+
+COUNTED = """
+import os, sys
+from pathlib import Path
+from gdui.cli import main
+from gdui.evaluation.fidelity.networks import Network
+
+looked, look = [], Network.look
+Network.look = lambda self, pixels: looked.append(len(pixels)) or look(self, pixels)
+code = main(sys.argv[1:])
+Path.home().joinpath("looked" + os.environ.get("RANK", "")).write_text(str(sum(looked)))
+sys.exit(code)
+"""
+
+
+def test_the_command_on_two_ranks_shares_the_images_and_prints_once_what_one_does(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """The first writes the reference's statistics, which one process then reads."""
+    (tmp_path / "counted.py").write_text(COUNTED)
+    for name in ("real", "drawn"):
+        np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (200, 8, 8), dtype=np.uint8))
+    command = [str(tmp_path / "counted.py"), "evaluate", f"mine={tmp_path / 'drawn.npy'}"]
+    command += ["--reference", str(tmp_path / "real.npy"), "--network", "digits", "--json"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29733"]
+    told: list[dict[str, Any]] = []
+    for start, home, looked in ((torchrun, "two", [256, 144]), ([], "one", [400]), ([], "two", [200, 256, 144])):
+        (tmp_path / home).mkdir(exist_ok=True)
+        environment = os.environ | {"HOME": str(tmp_path / home), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        line = [sys.executable, "-P", *start, *command]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        told.append(json.loads(done.stdout)["mine"])
+        assert told[-1].pop("network") == "digits"
+        assert [int(file.read_text()) for file in sorted((tmp_path / home).glob("looked*"))] == looked
+        assert len(list((tmp_path / home).rglob("*.npz"))) == 1
+    assert told[0] == pytest.approx(told[1], rel=1e-9)
+    assert told[0] == pytest.approx(told[2], rel=1e-9)
 
 
 def test_rows_of_one_table_must_be_made_alike(rng: np.random.Generator) -> None:

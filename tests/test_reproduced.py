@@ -44,8 +44,17 @@ def test_the_table_has_mean_and_spread_over_seeds() -> None:
 
 
 def test_rows_of_unequal_size_make_no_table() -> None:
-    with pytest.raises(ValueError, match="same numbers of samples"):
+    words = "same samples, but PLG, seed 0, 300 steps has 1790, unconditional, seed 0, 300 steps has 100"
+    with pytest.raises(ValueError, match=words):
         reproduced.scores_table([row(PLG), replace(row(UNCONDITIONAL), samples=100)])
+
+
+def test_rows_of_unequal_size_make_no_curve_and_no_points() -> None:
+    fewer = [replace(one, references=100) for one in in_training(TRUTH)]
+    with pytest.raises(ValueError, match="same references, but preset default, seed 0, 75 steps has 1797, ground"):
+        reproduced.curves([*in_training(DEFAULT), *fewer])
+    with pytest.raises(ValueError, match=r"same samples, but sigma 0\.25, seed 0, 300 steps has 1790, sigma 1,"):
+        reproduced.points([row("sigma 0.25"), replace(row("sigma 1"), samples=100)])
 
 
 def test_rows_in_the_midst_of_training_stay_out_of_the_table() -> None:

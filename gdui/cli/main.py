@@ -1,12 +1,14 @@
 """Which commands there are, and how each may end: 0 well, 1 with a mistake, 2 misused, 130 interrupted."""
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from gdui import __version__
 from gdui.cli import evaluating, generating, labeling, reporting, reproducing
@@ -25,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shown.setLevel(logging.DEBUG if arguments.debug else logging.WARNING)
     logging.basicConfig(format="gdui: %(message)s", level=shown.level, handlers=[shown])
     try:
-        arguments.command(arguments)
+        with _said_once():
+            arguments.command(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds nothing left to interrupt
@@ -63,6 +66,16 @@ def parser() -> argparse.ArgumentParser:
     for group in GROUPS:
         group.add_commands(commands, common)
     return whole
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Under torchrun the first rank prints for all."""
+    if "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _failed(arguments: argparse.Namespace, message: str, code: int) -> int:

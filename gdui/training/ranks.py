@@ -46,8 +46,12 @@ def check_groups(stage: str, groups: int) -> None:
         raise ValueError(f"{stage}.groups must be a multiple of the {ranks} ranks, not {groups}")
 
 
-def from_first(make: Callable[[], T], device: torch.device) -> T:
-    """What the first rank makes, on every rank; the others make nothing."""
+def from_first(make: Callable[[], T], device: torch.device | None = None) -> T:
+    """What the first rank makes, on every rank; the others make nothing.
+
+    Args:
+        device: by which one it travels; None for the one that the group uses.
+    """
     if not dist.is_initialized():
         return make()
     box = [make() if place()[0] == 0 else None]

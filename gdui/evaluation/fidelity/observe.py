@@ -19,7 +19,7 @@ from gdui.evaluation.fidelity.networks import Looks, Network
 from gdui.evaluation.fidelity.statistics import Moments, Stream, merged
 from gdui.images import Source, Transform, UnreadableError, batches, decode, open_source
 from gdui.runs import atomic_path
-from gdui.training.ranks import place
+from gdui.training.ranks import from_first, place
 
 __all__ = ["Observed", "observe", "observe_reference", "side_of"]
 
@@ -42,6 +42,11 @@ class Observed:
     def __len__(self) -> int:
         return len(self.pooled)
 
+    @property
+    def samples(self) -> int:
+        """How many images there were."""
+        return len(self)
+
 
 def observe(
     source: Any, network: Network, *, size: int, samples: int | None = None, progress: Progress | None = None
@@ -61,7 +66,7 @@ def observe(
     for number, pixels in enumerate(_cut(_pixels(opened, size, samples), network.batch)):
         if number % ranks == rank:
             seen.add(number, network.look(pixels))
-        if progress is not None:
+        if progress is not None and rank == 0:
             progress("evaluate", number * network.batch + len(pixels), samples or 0)
     found = seen.finish(network, opened.name)
     if samples is not None and len(found) < samples:
@@ -78,22 +83,22 @@ def observe_reference(
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Observed:
-    """`observe`, kept in the folder `cache` under a hash of the pixels and of the network."""
+    """`observe`, kept by the first rank in the folder `cache` under a hash of the pixels and of the network."""
     if cache is None:
         return observe(source, network, size=size, samples=samples, progress=progress)
-    path = Path(cache) / f"{_content(open_source(source), network, size, samples)}.npz"
-    if not _all_say(path.exists()):
+
+    def kept() -> tuple[Path, Observed | None]:
+        path = Path(cache) / f"{_content(open_source(source), network, size, samples)}.npz"
+        return path, _read(path, network) if path.exists() else None
+
+    path, known = from_first(kept)
+    if known is not None:
+        return known
+    seen = observe(source, network, size=size, samples=samples, progress=progress)
+    if place()[0] == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, observe(source, network, size=size, samples=samples, progress=progress))
-    return _read(path, network)
-
-
-def _all_say(yes: bool) -> bool:
-    """Whether all ranks do: each may have a cache of its own, and they look together or not at all."""
-    answers = [yes] * place()[1]
-    if dist.is_initialized():
-        dist.all_gather_object(answers, yes)
-    return all(answers)
+        _write(path, seen)
+    return seen
 
 
 def side_of(source: Any) -> int:

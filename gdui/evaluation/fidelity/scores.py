@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from gdui.evaluation.comparing import comparable
 from gdui.evaluation.fidelity.frechet import between, frechet_to_infinity, gaussian, of_moments
 from gdui.evaluation.fidelity.inception import inception_score
 from gdui.evaluation.fidelity.kernel import kernel_distance
@@ -12,8 +15,9 @@ from gdui.evaluation.fidelity.neighbours import precision_recall
 from gdui.evaluation.fidelity.networks import Network, load_network
 from gdui.evaluation.fidelity.observe import Observed, Progress, observe, observe_reference, side_of
 from gdui.images import open_source
+from gdui.training.ranks import from_first, joined, own_device
 
-__all__ = ["COLUMNS", "Fidelity", "comparable", "evaluate", "fidelity"]
+__all__ = ["COLUMNS", "Fidelity", "evaluate", "fidelity"]
 
 FEWEST = 4  # a third neighbour for each
 KID_SIZE = 1000
@@ -96,6 +100,8 @@ def evaluate(
 ) -> dict[str, Fidelity]:
     """The scores of every named set of images beside one reference.
 
+    Under torchrun the ranks share the images; each then knows the scores.
+
     Args:
         sets: name -> images, as for labelling: folders, shards, Parquet or arrays.
         reference: the real images.
@@ -107,23 +113,14 @@ def evaluate(
     """
     if not sets:
         raise ValueError("sets must name at least one set of images")
-    looking = network if isinstance(network, Network) else load_network(network, weights=weights, device=device)
-    against = open_source(reference)
-    side = side_of(next(iter(sets.values()))) if size is None else size
-    seen = {name: observe(one, looking, size=side, samples=samples, progress=progress) for name, one in sets.items()}
-    _same("samples", {name: len(one) for name, one in seen.items()})
-    truth = observe_reference(against, looking, size=side, cache=cache, progress=progress)
-    return {name: fidelity(one, truth) for name, one in seen.items()}
-
-
-def comparable(rows: Mapping[str, Fidelity]) -> None:
-    """Refuses rows of one table that were not made alike: other numbers of images, or another network."""
-    _same("samples", {name: row.samples for name, row in rows.items()})
-    _same("references", {name: row.references for name, row in rows.items()})
-    _same("network", {name: row.network for name, row in rows.items()})
-
-
-def _same(what: str, found: Mapping[str, int | str]) -> None:
-    if len(set(found.values())) > 1:
-        listed = ", ".join(f"{name} has {value}" for name, value in found.items())
-        raise ValueError(f"rows of one table must have the same {what}, but {listed}")
+    with joined(torch.device("cpu")):
+        place = own_device() if device == "auto" else device
+        looking = network if isinstance(network, Network) else load_network(network, weights=weights, device=place)
+        against = open_source(reference)
+        side = side_of(next(iter(sets.values()))) if size is None else size
+        seen = {
+            name: observe(one, looking, size=side, samples=samples, progress=progress) for name, one in sets.items()
+        }
+        comparable(seen, ("samples",))
+        truth = observe_reference(against, looking, size=side, cache=cache, progress=progress)
+        return from_first(lambda: {name: fidelity(one, truth) for name, one in seen.items()})

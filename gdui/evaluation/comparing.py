@@ -1,0 +1,20 @@
+"""The one rule for scores that stand side by side: they were made alike, or they don't."""
+
+from collections.abc import Mapping, Sequence
+
+__all__ = ["comparable"]
+
+
+def comparable(rows: Mapping[str, object], facts: Sequence[str] = ("samples", "references", "network")) -> None:
+    """Refuses rows of one table that were not made alike: other numbers of images, or another network.
+
+    Args:
+        rows: name -> scores; each has the `facts` as attributes.
+    """
+    for fact in facts:
+        named: dict[object, str] = {}
+        for name, row in rows.items():
+            named.setdefault(getattr(row, fact), name)
+        if len(named) > 1:
+            listed = ", ".join(f"{name} has {value}" for value, name in named.items())
+            raise ValueError(f"rows of one table must have the same {fact}, but {listed}")
