@@ -26,6 +26,7 @@ __all__ = [
     "one_of",
     "ranged_numbers",
     "same_length",
+    "setting_instead",
     "thread_count",
     "typed",
     "utf8",
@@ -37,6 +38,14 @@ MOST_THREADS = 1 << 16
 CUDA = {2, 13}  # DLPack's numbers for its memory: a device's own, and managed
 BEYOND_INT64 = 1 << 63
 ALIKE = 0.65  # of difflib's ratio
+KINDS = {
+    float: "a number",
+    int: "a whole number",
+    str: "text",
+    bool: "true or false",
+    tuple: "a list",
+    types.NoneType: "None",
+}
 EXACT = 1 << 53  # float64 holds every whole number up to here
 
 
@@ -212,11 +221,22 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """How a refusal of `given` ends where one of the `known` names is much like it."""
+def did_you_mean(given: str, known: Iterable[str], prefix: str = "") -> str:
+    """How a refusal of `given` ends where one of the `known` names, all of which bear a `prefix`, is much like it."""
     folded = {name.casefold(): name for name in known}
     close = difflib.get_close_matches(given.casefold(), folded, 1, ALIKE)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ""
+    return f"; did you mean {prefix + folded[close[0]]!r}?" if close else ""
+
+
+def setting_instead(name: str, known: Sequence[str]) -> str:
+    """How a refusal ends of the dotted name of a setting that there is not."""
+    stage, _, inner = name.partition(".")
+    within = [one.partition(".")[2] for one in known if one.startswith(f"{stage}.")]
+    if within:
+        return did_you_mean(inner, within, f"{stage}.") or f"; {stage} has {', '.join(within)}"
+    if same := [one for one in known if one.endswith(f".{name}")]:
+        return f"; there is {' and '.join(same)}"
+    return did_you_mean(name, known) or f"; there are {', '.join(known)}"
 
 
 def utf8(name: str, path: object) -> None:
@@ -236,8 +256,8 @@ def typed(owner: type, field_name: str, name: str, value: Any) -> Any:
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) not in kinds:
-        wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
-        raise TypeError(f"{name} must be {wanted}, not {type(value).__name__}")
+        wanted = " or ".join(KINDS.get(kind, kind.__name__) for kind in kinds)
+        raise TypeError(f"{name} must be {wanted}, not {value!r}")
     return value
 
 

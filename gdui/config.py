@@ -1,7 +1,7 @@
 """Every decision of the labelling, one frozen dataclass a stage, with its reason, presets and overrides."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -9,6 +9,7 @@ from gdui import checks
 from gdui.spice_config import PUBLISHED, JointConfig, RepresentConfig
 
 __all__ = [
+    "LAYOUTS",
     "METHODS",
     "ClusterConfig",
     "Config",
@@ -20,12 +21,44 @@ __all__ = [
     "NeighborsConfig",
     "RefineConfig",
     "RepresentConfig",
+    "SourceConfig",
 ]
 
 METHODS = ("auto", "exact", "faiss-flat", "faiss-ivf", "faiss-hnsw", "faiss-gpu")
 PRESETS = ("paper", "default")
 ROWS_PER_CLASS = 100
 CLUSTERERS = ("heads", "kmeans", "modes", "spice")
+LAYOUTS = ("NHWC", "NCHW", "NHW")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """How a source is read where it leaves a doubt. A run remembers it for every later command that opens a source.
+
+    image_column: the Parquet column of the images, where several may be meant.
+    id_column: the Parquet column that names the images; without it they are called file/row.
+    layout: the axes of an array: "NHWC", "NCHW" or "NHW", where its shape doesn't tell.
+    """
+
+    image_column: str | None = None
+    id_column: str | None = None
+    layout: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout is not None:
+            checks.one_of("source.layout", self.layout, LAYOUTS)
+
+    def given(self) -> dict[str, str]:
+        """What is said, as `gdui.images.open_source` takes it."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @staticmethod
+    def remembered(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> "SourceConfig":
+        """As a run's `settings` have it, with `changes` by dotted name; nothing else can be changed by them."""
+        for name in changes:
+            if not name.startswith("source."):
+                raise ValueError(f"only how a source is read can be set here (source.image_column, ...), not {name!r}")
+        return Config.from_dict({"source": settings.get("source", {})}).override(changes).source
 
 
 @dataclass(frozen=True)
@@ -223,6 +256,7 @@ class Config:
     reject: float | None = None
     fit_rows: int = 50_000
     seed: int = 0
+    source: SourceConfig = field(default_factory=SourceConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     neighbors: NeighborsConfig = field(default_factory=NeighborsConfig)
     represent: RepresentConfig = field(default_factory=RepresentConfig)
@@ -262,7 +296,7 @@ class Config:
             if name == "preset":
                 raise ValueError("preset can't be changed afterwards, as it sets other fields: begin with Config.named")
             if name not in config.names():
-                raise ValueError(f"no setting is named {name!r}{_instead(name, config.names())}")
+                raise ValueError(f"no setting is named {name!r}{checks.setting_instead(name, config.names())}")
             stage, _, inner = name.partition(".")
             if inner:
                 value = _replaced(getattr(config, stage), name, inner, value)
@@ -295,8 +329,8 @@ class Config:
         nested: dict[str, Any] = {}
         for name, value in self.items():
             stage, _, inner = name.partition(".")
-            target = nested.setdefault(stage, {}) if inner else nested
             if value is not None:
+                target = nested.setdefault(stage, {}) if inner else nested
                 target[inner or stage] = list(value) if isinstance(value, tuple) else value
         return nested
 
@@ -313,14 +347,3 @@ class Config:
 
 def _replaced(stage: Any, name: str, inner: str, value: Any) -> Any:
     return dataclasses.replace(stage, **{inner: checks.typed(type(stage), inner, name, value)})
-
-
-def _instead(name: str, known: Sequence[str]) -> str:
-    """What there is in place of a setting that there is not."""
-    stage, _, inner = name.partition(".")
-    within = [one.partition(".")[2] for one in known if one.startswith(f"{stage}.")]
-    if within:
-        return checks.did_you_mean(inner, within) or f"; {stage} has {', '.join(within)}"
-    if same := [one for one in known if one.endswith(f".{name}")]:
-        return f"; there is {' and '.join(same)}"
-    return checks.did_you_mean(name, known) or f"; there are {', '.join(known)}"

@@ -11,6 +11,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -59,6 +61,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kind = rng.integers(0, 2, 200)
     np.save(folder / "features.npy", rng.standard_normal((2, 16))[kind] + rng.standard_normal((200, 16)))
     np.save(folder / "scores.npy", np.eye(2)[kind] + rng.random((200, 2)))
+    np.save(folder / "pixels.npy", images()[:PICTURES, None].repeat(3, 1))
+    for name, column in (("photos", "photo"), ("new", "image")):
+        files = sorted((folder / "photos").rglob("*.jpg"))
+        cells = [file.read_bytes() for file in files]
+        pq.write_table(pa.table({column: cells, "mask": cells, "name": ids}), folder / f"{name}.parquet")
     label = ["label", str(folder / "photos"), "--classes", str(folder / "names.txt"), "--encoder", "digits"]
     assert main([*label, "--out", str(folder / "run")]) == 0
     return folder

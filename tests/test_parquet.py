@@ -56,13 +56,16 @@ def test_parquet_row_groups_become_shards(tmp_path: Path, monkeypatch: pytest.Mo
 def test_parquet_columns_can_be_named(tmp_path: Path) -> None:
     extra = {"thumb": pa.array([encoded(picture())] * 5), "name": pa.array(list("vwxyz"))}
     path = parquet(tmp_path / "t.parquet", column="photo", **extra)
-    with pytest.raises(ValueError, match=r"image_column must be given: .*\['photo', 'thumb'\]"):
+    with pytest.raises(ValueError, match=r"image_column must be given, .*\.image_column=photo: .*\['photo', 'thumb'\]"):
         open_source(path)
     assert read(open_source(path, image_column="thumb", id_column="name"))[0] == list("vwxyz")
     with pytest.raises(ValueError, match=r"image_column must hold bytes: .* not 'label'"):
         open_source(path, image_column="label")
     with pytest.raises(ValueError, match=r"id_column must be a column .* not 'nope'"):
         open_source(path, image_column="thumb", id_column="nope")
+    pq.write_table(pa.table({"words": ["a", "b"]}), tmp_path / "words.parquet")
+    with pytest.raises(ValueError, match=r"holds no images: none of its columns \['words'\] holds bytes"):
+        open_source(tmp_path / "words.parquet")
 
 
 @pytest.mark.parametrize("where", ["footer", "page"])

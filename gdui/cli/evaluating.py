@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gdui.cli.progress import Progress
+from gdui.cli.settings import add_settings, given_settings
 
 if TYPE_CHECKING:
     from gdui.evaluation.fidelity import Fidelity
@@ -42,6 +43,7 @@ def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="FILE", help="Inception's weights; without it they are downloaded once")
     parser.add_argument("--size", type=int, metavar="N", help="the side all images are brought to")
     parser.add_argument("--samples", type=int, metavar="N", help="how many images of every set count")
+    add_settings(parser, "source.FIELD=VALUE", "how sources are read, as source.image_column=photo; may be repeated")
     parser.set_defaults(command=evaluate)
 
 
@@ -50,12 +52,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.truth is not None:
         _labels(arguments)
         return
+    from gdui.config import SourceConfig
     from gdui.evaluation import fidelity
+    from gdui.images import open_source
 
+    reading = SourceConfig.remembered({}, given_settings(arguments)).given()
     with Progress() as progress:
         rows = fidelity.evaluate(
-            _named(arguments.sets),
-            arguments.reference,
+            {name: open_source(source, **reading) for name, source in _named(arguments.sets).items()},
+            open_source(arguments.reference, **reading),
             arguments.network,
             weights=arguments.weights,
             size=arguments.size,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gdui.cli.progress import Progress
+from gdui.cli.settings import add_settings, given_settings
 
 __all__ = ["add_commands"]
 
@@ -32,9 +33,7 @@ def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--weigh", action="store_true", help="let the labels' confidence weigh the loss")
     parser.add_argument("--average", type=float, help="the running average to keep (default: the best)")
     parser.add_argument("--start", type=Path, metavar="RUN", help="the generator whose UNet to begin with")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting, as recipe.steps=9000; repeatable"
-    )
+    add_settings(parser, "NAME=VALUE", "one setting, as recipe.steps=9000 or source.image_column=photo; repeatable")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help=DEVICES)
     parser.add_argument("--no-compile", action="store_true", help=f"on a GPU start at once, run slower; {COMPILE}")
@@ -69,7 +68,6 @@ def _add_sample(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Trains a generator into a run folder."""
-    from gdui import toml
     from gdui.diffusion.curves import ledger
     from gdui.diffusion.generator import Generator
     from gdui.diffusion.train import DivergedError
@@ -88,7 +86,7 @@ def train(arguments: argparse.Namespace) -> None:
                 weigh=arguments.weigh,
                 average=arguments.average,
                 start=Generator.load(arguments.start) if arguments.start else None,
-                settings=dict(map(toml.parse_override, arguments.set)),
+                settings=given_settings(arguments),
                 seed=arguments.seed,
                 device=arguments.device,
                 compile=not arguments.no_compile,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gdui import checks, toml
 from gdui.cli.progress import Progress
+from gdui.cli.settings import READ_OTHERWISE, add_settings, given_settings
 from gdui.encoder_names import check_encoder
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ def _add_label(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels-column", metavar="NAME", help="the same from a column of the Parquet files")
     parser.add_argument("--preset", choices=("default", "paper"), help="default labels best, paper follows the text")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings as TOML, such as a run's config.toml")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="one setting; may be repeated"
-    )
+    add_settings(parser, "STAGE.FIELD=VALUE", "one setting, as source.image_column=photo; may be repeated")
     parser.add_argument(
         "--mode", choices=MODES, default="continue", help="what to do with RUN; extend labels new images only"
     )
@@ -88,6 +87,7 @@ def _add_predict(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="as for label")
     parser.add_argument("--out", metavar="RUN2", help="by default RUN/predicted/NAME")
     _add_ready(parser)
+    add_settings(parser, "source.FIELD=VALUE", READ_OTHERWISE)
     parser.set_defaults(command=predict)
 
 
@@ -187,6 +187,7 @@ def predict(arguments: argparse.Namespace) -> None:
             arguments.out,
             ready=arguments.features,
             opinions=arguments.opinions,
+            settings=given_settings(arguments),
             progress=progress,
         )
     _report(outcome, as_json=arguments.json)
@@ -254,7 +255,7 @@ def _configuration(arguments: argparse.Namespace, written: dict[str, Any]) -> "C
     """The preset's settings, changed by what a file has `written`, and these by what the command line says."""
     from gdui.config import Config
 
-    overrides = dict(map(toml.parse_override, arguments.set))
+    overrides = given_settings(arguments)
     chosen = [arguments.preset, overrides.pop("preset", None), written.get("preset"), "default"]
     preset = next(one for one in chosen if one is not None)
     config = Config.from_dict({**written, "preset": preset}).override(overrides)

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gdui.cli.settings import READ_OTHERWISE, add_settings, given_settings
+
 __all__ = ["add_commands"]
 
 Commands = Any  # argparse keeps the type of its sub-commands to itself
@@ -23,6 +25,7 @@ def _add_report(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="by default RUN/report.html")
     parser.add_argument("--images", metavar="SOURCE", help="where the pictures are, if not where the run found them")
     parser.add_argument("--truth", type=Path, metavar="FILE", help="a CSV of id and label to compare with")
+    add_settings(parser, "source.FIELD=VALUE", READ_OTHERWISE)
     parser.set_defaults(command=report)
 
 
@@ -35,7 +38,9 @@ def report(arguments: argparse.Namespace) -> None:
     """Writes the report of a run."""
     from gdui.report import report_run
 
-    path = report_run(arguments.run, arguments.out, images=arguments.images, truth=arguments.truth)
+    path = report_run(
+        arguments.run, arguments.out, images=arguments.images, truth=arguments.truth, settings=given_settings(arguments)
+    )
     print(json.dumps({"report": str(path)}) if arguments.json else f"the report is in {path}: open it in a browser")
 
 

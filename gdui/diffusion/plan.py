@@ -88,10 +88,11 @@ class Plan:
         """With all changes made at once: what doesn't fit one by one may fit together."""
         plain: dict[str, Any] = {}
         within: dict[str, dict[str, Any]] = {}
+        known = ["size", "channels", *self.names()]
         for name, value in asked.items():
+            if name not in known:
+                raise ValueError(f"no setting is named {name!r}{checks.setting_instead(name, known)}")
             part, _, inner = name.partition(".")
-            if part not in {one.name for one in fields(self)} or bool(inner) != (part not in PLAIN):
-                raise ValueError(f"no setting is named {name!r}; there are size, channels, {', '.join(self.names())}")
             if inner:
                 within.setdefault(part, {})[inner] = value
             else:
@@ -132,8 +133,5 @@ def _classifier(kind: str, network: UNetConfig, classes: int) -> ClassifierConfi
 
 
 def _with(part: Parts, name: str, changes: Mapping[str, Any]) -> Parts:
-    known = [one.name for one in fields(part)]
-    if unknown := [inner for inner in changes if inner not in known]:
-        raise ValueError(f"no setting is named '{name}.{unknown[0]}'; of {name} there are {', '.join(known)}")
     typed = {inner: checks.typed(type(part), inner, f"{name}.{inner}", value) for inner, value in changes.items()}
     return replace(part, **typed)

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gdui.config import SourceConfig
 from gdui.diffusion.classifier import Classifier
 from gdui.diffusion.gather import confidence_weights
 from gdui.diffusion.generator import Generator, classifier_of
@@ -21,6 +22,7 @@ from gdui.diffusion.spice import Learned, SpiceClassifier, SpiceConfig
 from gdui.diffusion.start import check_start
 from gdui.images import Source, open_source
 from gdui.labels import Labels
+from gdui.runs import read_manifest
 
 __all__ = ["Task"]
 
@@ -42,9 +44,19 @@ class Task:
 
     @classmethod
     def of(
-        cls, labels: Any, source: Any, plan: Callable[[int], Plan], latents: Any, start: Generator | None, weigh: bool
+        cls,
+        labels: Any,
+        source: Any,
+        plan: Callable[[int], Plan],
+        reading: Mapping[str, Any],
+        latents: Any,
+        start: Generator | None,
+        weigh: bool,
     ) -> "Task":
-        """From what `gdui.train` is given; `plan` is that of so many classes."""
+        """From what `gdui.train` is given; `plan` is that of so many classes.
+
+        `reading` says how the source is read where it is not the one that was labelled.
+        """
         table = _read(labels)
         planned = plan(len(table.classes))
         learned = _learned(labels, planned, latents)
@@ -52,7 +64,8 @@ class Task:
             planned = replace(planned, classifier=learned.config(planned.classifier))  # type: ignore[arg-type]
         if start is not None:
             check_start(start, planned)
-        return cls(table, open_source(source), planned, _coder(latents, planned), start, learned, weigh)
+        opened = open_source(source, **_reading(labels, table, reading).given())
+        return cls(table, opened, planned, _coder(latents, planned), start, learned, weigh)
 
     def check(self, objective: str, average: float | None) -> None:
         """Refuses what can't be learned, and names what won't be: there is nothing to tell apart, or to see."""
@@ -94,6 +107,13 @@ def _read(labels: Labels | str | os.PathLike[str]) -> Labels:
     if not isinstance(labels, (str, os.PathLike)):
         raise TypeError(f"labels must be a Labels table or the path of one, not {type(labels).__name__}")
     return Labels.from_run(labels) if Path(labels).is_dir() else Labels.from_parquet(labels)
+
+
+def _reading(labels: Any, table: Labels, changes: Mapping[str, Any]) -> SourceConfig:
+    """As the pictures were read to be labelled, but for these changes."""
+    is_run = not isinstance(labels, Labels) and Path(labels).is_dir()
+    settings = read_manifest(labels)["settings"] if is_run else table.facts.configuration
+    return SourceConfig.remembered(settings, changes)
 
 
 def _learned(labels: Any, plan: Plan, latents: Any) -> Learned | None:

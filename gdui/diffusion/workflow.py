@@ -84,14 +84,17 @@ def train(
         start: a generator whose UNet this one begins with, as after corrections or for more classes: those of the same
             name are taken over, others are learned anew. Sizes, schedule and target must be the same.
         settings: changes to the preset by dotted name, such as {"size": 48, "recipe.steps": 10_000}; see `Plan.named`.
+            The source is read as it was to be labelled, or else as "source.image_column" and the like say.
         mode: "overwrite" begins anew in a folder that was used before; other labels, pictures or settings are refused
             there otherwise.
         progress: called with (stage, done, total).
     """
     folder, where = Path(out), device_of(device)
     _check_objective(objective, folder)
-    plan = partial(Plan.named, preset, conditional=conditional, classifier=classifier, seed=seed, changes=settings)
-    task = Task.of(labels, source, plan, latents, start, weigh)
+    changes = dict(settings or {})
+    reading = {name: changes.pop(name) for name in list(changes) if name.startswith("source.")}
+    plan = partial(Plan.named, preset, conditional=conditional, classifier=classifier, seed=seed, changes=changes)
+    task = Task.of(labels, source, plan, reading, latents, start, weigh)
     task.check(objective, average)
     facts = task.settings() | {"preset": preset, "conditional": conditional, "seed": seed}
     with joined(where), torch.random.fork_rng(), _held(folder, facts, mode) as run:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gdui.config import LAYOUTS
 from gdui.images.readers import read_array, read_bytes
 from gdui.images.shards import ROWS, Shard, Source, fingerprint, stamp_files
 
@@ -66,14 +67,15 @@ def _cut(
 
     def shard(first: int) -> Shard:
         part, part_ids = images[first : first + ROWS], names[first : first + ROWS]
-        stamp = partial(_stamp, stamp_of(part), first, part_ids)
+        stamp = partial(_stamp, stamp_of(part), first, part_ids, layout)
         return Shard.make(str(first), partial(read_array, part, part_ids), stamp, len(part))
 
     return Source(name, [shard(first) for first in range(0, len(images), ROWS)])
 
 
-def _stamp(contents: Callable[[], str], first: int, ids: list[str]) -> str:
-    return fingerprint(contents(), first, ids)
+def _stamp(contents: Callable[[], str], first: int, ids: list[str], layout: str | None) -> str:
+    """Without a layout that was asked for, the shape alone says what the pictures are."""
+    return fingerprint(contents(), first, ids, *filter(None, [layout]))
 
 
 def _checksum(part: Images) -> str:
@@ -94,7 +96,7 @@ def _channels_last(array: Images, layout: str | None) -> Images:
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise TypeError(f"source must be uint8 or floats in [0, 1], not {array.dtype}")
     layout = _guess_layout(array.shape) if layout is None else layout
-    if layout not in ("NHWC", "NCHW", "NHW") or len(layout) != array.ndim:
+    if layout not in LAYOUTS or len(layout) != array.ndim:
         raise ValueError(f"layout must be 'NHWC', 'NCHW' or 'NHW' and fit the shape {array.shape}, not {layout!r}")
     images = np.moveaxis(array, 1, 3) if layout == "NCHW" else array[..., None] if layout == "NHW" else array
     if images.shape[3] not in CHANNELS or 0 in images.shape[1:]:
@@ -107,4 +109,7 @@ def _guess_layout(shape: tuple[int, ...]) -> str:
         return "NHWC" if shape[3] in CHANNELS else "NCHW"
     if len(shape) == 3 and shape[2] not in CHANNELS:
         return "NHW"
-    raise ValueError(f"source of shape {shape} is ambiguous, or no images: give layout='NHWC', 'NCHW' or 'NHW'")
+    raise ValueError(
+        f"source of shape {shape} is ambiguous, or no images: give layout='NHWC', 'NCHW' or 'NHW', "
+        "on the command line as --set source.layout=NHWC"
+    )

@@ -134,9 +134,13 @@ def _image_column(url: str, schema: pa.Schema, wanted: str | None, id_column: st
         raise ValueError(f"id_column must be a column of {url!r}, one of {schema.names}, not {id_column!r}")
     if wanted is not None and wanted not in holding:
         raise ValueError(f"image_column must hold bytes: in {url!r} one of {holding}, not {wanted!r}")
-    if wanted is None and "image" not in holding and len(holding) != 1:
-        found = f"these: {holding}" if holding else f"none, but {schema.names}"
-        raise ValueError(f"image_column must be given: of columns that hold bytes {url!r} has {found}")
+    if not holding:
+        raise ValueError(f"source {url!r} holds no images: none of its columns {schema.names} holds bytes")
+    if wanted is None and "image" not in holding and len(holding) > 1:
+        raise ValueError(
+            f"image_column must be given, on the command line as --set source.image_column={holding[0]}: "
+            f"in {url!r} several columns hold bytes, {holding}"
+        )
     return wanted or ("image" if "image" in holding else str(holding[0]))
 
 

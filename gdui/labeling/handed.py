@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gdui import checks
+from gdui.config import SourceConfig
 from gdui.images import Source, open_source
 from gdui.images.shards import fingerprint, stamp_files
 from gdui.labeling.features.matrix import read_manifest
@@ -32,11 +33,11 @@ class Inputs:
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    def open(self, out: Path) -> Source | None:
+    def open(self, out: Path, reading: SourceConfig) -> Source | None:
         """The images, unless their features are ready; a run that wrote among them would take its files for images."""
         if not (self.ready or is_remote(out)) and out.resolve().is_relative_to(self.source):
             raise ValueError(f"the run's folder {out} lies within the source {self.source}: choose another one")
-        return None if self.ready else open_source(self.source)
+        return None if self.ready else open_source(self.source, **reading.given())
 
     def stamp(self, images: Source | None) -> dict[str, str]:
         """For each input a text that changes when it does."""

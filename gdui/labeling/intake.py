@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from gdui import checks
+from gdui.config import SourceConfig
 from gdui.images import Source, open_source
 from gdui.labeling.encoders import Encoder, LazyEncoder
 from gdui.labeling.features import Features, FeatureStore, encode_source, load_features
@@ -49,13 +50,14 @@ class Given(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Intake:
-    """Who is asked for names, who sees what is clustered (None: the same), and the texts on the classes."""
+    """Who is asked for names, who sees what is clustered (None: the same), texts on the classes, how to read."""
 
     classes: Sequence[str]
     descriptions: Mapping[str, Sequence[str]]
     templates: Sequence[str]
     namer: LazyEncoder
     seer: LazyEncoder | None
+    reading: SourceConfig
 
     def images(self, source: Any, given: Given, learned: Facts) -> Images:
         """Features and opinion of the images; they must come from the encoders that were `learned` from, if known."""
@@ -81,9 +83,16 @@ class Intake:
         texts = Texts(vectors, namer.logit_scale, embeddings)
         return Images(seen, texts, seen_hash or ("" if embeddings else namer.hash), namer.hash, quarantine)
 
+    def open(self, source: Any, ids: Sequence[str] | None) -> Source:
+        """The images; `ids` name those of arrays and lists alone."""
+        if ids is not None and isinstance(source, (str, os.PathLike, Source)):
+            what = f"ids can be given for arrays and features only: the images of {str(source)!r} have their own"
+            raise ValueError(what)
+        return open_source(source, ids=ids, **self.reading.given())
+
     def _encoded(self, source: Any, given: Given, learned: Facts) -> tuple[Features, Features | None, pa.Table]:
         """A source seen by one encoder, embedded by the other where that is needed, and what could not be read."""
-        opened = _opened(source, given.get("ids"))
+        opened = self.open(source, given.get("ids"))
         seer = (self.seer or self.namer).load("a source of images")
         same_encoder(seer.name, seer.hash, learned.encoder_hash)
         seen, quarantine = _in_memory(opened, seer)
@@ -119,12 +128,6 @@ def _ready(given: Given) -> tuple[Features, Features | None]:
     if ids is not None:
         named = [replace(one, ids=load_features(np.empty((len(one), 0)), ids=ids).ids) for one in named]
     return named[0], same_images(*named) if len(named) == 2 else None
-
-
-def _opened(source: Any, ids: Sequence[str] | None) -> Source:
-    if ids is not None and isinstance(source, (str, os.PathLike, Source)):
-        raise ValueError(f"ids can be given for arrays and features only: the images of {str(source)!r} have their own")
-    return open_source(source, ids=ids)
 
 
 def _in_memory(source: Source, encoder: Encoder) -> tuple[Features, pa.Table]:

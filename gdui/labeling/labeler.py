@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from gdui import checks
 from gdui.config import Config
-from gdui.images import open_source
 from gdui.labeling import consensus, criterion, graph, linear, naming
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign, fit_centroids, fit_heads, scaled
 from gdui.labeling.encoders import LazyEncoder, seen_by
@@ -182,13 +181,13 @@ class Labeler:
         other = other if lost[1] else seen_by(encoder, other)
         seer = None if other is None and not lost[1] else LazyEncoder(other, settings.batch, lost[1])
         namer = LazyEncoder(encoder, settings.batch, lost[0])
-        self._intake = Intake(self.classes, self.descriptions, settings.templates, namer, seer)
+        self._intake = Intake(self.classes, self.descriptions, settings.templates, namer, seer, self.config.source)
 
     def _see(self, source: Any, given: Given) -> None:
         """With clusterer "spice", lets a network learn from the pictures before anything else does."""
         if self.config.clusterer != "spice" or self._handed is not None:
             return
-        opened = None if source is None else open_source(source, ids=given.get("ids"))
+        opened = None if source is None else self._intake.open(source, given.get("ids"))
         check_names(given.get("pins") or {}, self.classes)
         with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
             pins, tell = given.get("pins"), given.get("progress")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gdui import checks
-from gdui.config import Config
+from gdui.config import Config, SourceConfig
 from gdui.images import Source, labels_in
 from gdui.images.shards import fingerprint
 from gdui.labeling.encoders import Encoder, load_encoder, seen_by
@@ -77,7 +77,7 @@ def label_run(
     if config.encode.encoder is None and not ready:
         config = config.override({"encode.encoder": ENCODER})
     inputs = Inputs.of(source, ready, opinions)
-    images = inputs.open(out)
+    images = inputs.open(out, config.source)
     if images and (most := counted(images.shards)) and most < len(names):
         raise ValueError(f"{words.counted(most, 'image')} for {len(names)} classes: there must be as many")
     device = torch.device(own_device())
@@ -85,7 +85,7 @@ def label_run(
         if rank_of()[0]:
             _learn_along(images, names, config, out, device)
             return None
-        given = _given(inputs, names, labels, labels_column, mode)
+        given = _given(inputs, names, labels, labels_column, mode, config.source)
 
         def begin(run: Run, loaded: dict[str, Encoder]) -> Job:
             return kind(run, inputs, config, progress, loaded)
@@ -126,7 +126,12 @@ def _label(
 
 
 def _given(
-    inputs: Inputs, names: Sequence[str], file: str | Path | None, column: str | None, mode: str
+    inputs: Inputs,
+    names: Sequence[str],
+    file: str | Path | None,
+    column: str | None,
+    mode: str,
+    reading: SourceConfig,
 ) -> dict[str, str] | None:
     """The labels that come with the images, id -> class name; None where none are handed in."""
     if file is None and column is None:
@@ -135,7 +140,7 @@ def _given(
         raise ValueError("labels are learned from, and mode 'extend' learns nothing: label in mode 'continue'")
     if column is not None and inputs.ready:
         raise ValueError("labels_column is a column beside the images, and features have none: give a CSV of labels")
-    found = {} if column is None else labels_in(inputs.source, column, names)
+    found = {} if column is None else labels_in(inputs.source, column, names, id_column=reading.id_column)
     found |= {} if file is None else read_pins(file)
     check_names(found, names)
     return found
@@ -234,9 +239,13 @@ def predict_run(
     *,
     ready: bool = False,
     opinions: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Labels new images in the run folder `out` (by default one below `folder`) by what the run in `folder` learned."""
+    """Labels new images in the run folder `out` (by default one below `folder`) by what the run in `folder` learned.
+
+    `settings` by dotted name say how the source is read, where that differs: {"source.image_column": "photo"}.
+    """
     manifest = read_manifest(folder)
     if "label" not in manifest["stages"]:
         raise ValueError(f"{folder} is not finished: run gdui label again first")
@@ -246,13 +255,15 @@ def predict_run(
     facts = Facts.from_json(Learned.load(labeler)[1]["facts"])
     learned = {"run": str(place(folder).resolve()), "encoders": [facts.encoder_hash, facts.named_hash]}
     target = place(folder) / "predicted" / Path(source).name if out is None else place(out)
-    images = inputs.open(target)
+    reading = SourceConfig.remembered(manifest["settings"], settings or {})
+    images = inputs.open(target, reading)
     stamp = inputs.stamp(images) | {"learned": digest(labeler)}
-    settings = {"learned": learned, "inputs": inputs.to_dict()}
-    with Run(target, settings, mode=_mode(target, settings)) as run, _logged(run):
+    own = {"learned": learned, "inputs": inputs.to_dict()} | ({"source": said} if (said := reading.given()) else {})
+    with Run(target, own, mode=_mode(target, own)) as run, _logged(run):
         if _is_done(run, stamp):
             return outcome(run)
-        job = Job(run, inputs, _config_of(manifest["settings"]), progress)
+        config = dataclasses.replace(_config_of(manifest["settings"]), source=reading)
+        job = Job(run, inputs, config, progress)
         able = job.load(place(folder))
         job.encode(images, stamp)
         return job.finish(job.recalled(able), stamp)

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gdui import checks
+from gdui.config import SourceConfig
+from gdui.images import open_source
 from gdui.images.readers import printable
 from gdui.labeling.features import Features, load_features
 from gdui.labels import Labels
@@ -55,12 +57,14 @@ def report_run(
     *,
     images: Any = None,
     truth: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the report of the run in `folder`, there by default.
 
     Args:
         images: where the pictures are; by default where the run found them.
         truth: a CSV of id and label to compare with.
+        settings: how the pictures are read, where the run read others: {"source.image_column": "photo"}.
     """
     folder = Path(folder)
     labels, manifest = Labels.from_run(folder), read_manifest(folder)
@@ -69,9 +73,10 @@ def report_run(
     if images is None and source is not None and not inputs.get("ready"):
         images = source
     sought = "" if images is None else str(images)
+    reading = SourceConfig.remembered(manifest["settings"], settings or {})
     beside = Beside(
         title=folder.resolve().name,
-        images=images if sought and _reachable(sought) else None,
+        images=_opened(images, reading) if sought and _reachable(sought) else None,
         sought=printable(sought),
         features=_features(folder, labels, source if inputs.get("ready") else None),
         truth=None if truth is None else class_indices(labels, read_pins(truth)),
@@ -104,6 +109,12 @@ def _write(labels: Labels, path: Path, beside: Beside) -> Path:
     if missing := told["head"]["missing"]:
         log.warning("%d of %d pictures were not found in %s", missing, len(shown["picture"]), beside.sought)
     return path
+
+
+def _opened(images: Any, reading: SourceConfig) -> Any:
+    """A folder stays a name: of all its files only those that are shown will be read."""
+    is_folder = isinstance(images, (str, os.PathLike)) and Path(images).is_dir()
+    return images if is_folder else open_source(images, **reading.given())
 
 
 def _reachable(source: str) -> bool:
