@@ -9,6 +9,7 @@ to results/reproduction/, and what is there is never made again: a killed run go
 
 import argparse
 import os
+import signal
 import sys
 import time
 from dataclasses import asdict, fields, replace
@@ -63,6 +64,7 @@ from gdui.report.measures import sigma_sweep  # noqa: E402
 from gdui.training.history import History  # noqa: E402
 
 SHOWN = 2
+INTERRUPTED = 130  # the exit code, as of gdui's commands
 FIGURES = HERE.parent / "docs" / "figures"
 Labels = npt.NDArray[np.int64]
 Key = tuple[str, int, int]
@@ -235,7 +237,19 @@ def options() -> argparse.ArgumentParser:
 
 def main() -> None:
     given = vars(options().parse_args())
-    minutes, work, curves, sigmas, name = (given.pop(key) for key in ("minutes", "work", "curves", "sigmas", "subject"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run(given.pop("subject"), **given)
+    except KeyboardInterrupt as interrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one finds nothing left to interrupt
+            signal.signal(number, signal.SIG_IGN)
+        words = str(interrupt) or "interrupted; finished rows are kept, run the same command again to continue"
+        print(f"reproduce: error: {words}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def run(name: str, *, minutes: float, work: Path, curves: bool, sigmas: bool, **given: Any) -> None:
+    """What the command does; other options are those of the subject."""
     set_threads(len(os.sched_getaffinity(0)))
     try:
         subject = digits() if name == "digits" else stl10(**given)

@@ -273,12 +273,13 @@ def test_demo_prints_its_scores(gdui: Cli, tmp_path: Path, monkeypatch: pytest.M
     assert json.loads(gdui("demo", "--out", folder, "--json")[1])["drawn"] == f"{folder}/drawn.png"
 
 
-def test_reproduce_explains_itself_and_passes_on_how_it_ended(capfd: pytest.CaptureFixture[str]) -> None:
+def test_reproduce_explains_itself_and_becomes_its_script(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as explained:
         cli.main(["reproduce", "--help"])
     assert explained.value.code == 0
     assert "stl10" in capfd.readouterr().out
-    with pytest.raises(SystemExit) as misused:
-        cli.main(["reproduce", "stl10", "--steps", "5"])
-    assert misused.value.code == 2
-    assert "--data" in capfd.readouterr().err
+    command = [sys.executable, "-m", "gdui.cli", "reproduce", "stl10", "--steps", "5"]
+    misused = subprocess.run(command, capture_output=True, text=True)
+    assert misused.returncode == 2
+    assert "reproduce.py stl10: error" in misused.stderr
+    assert "--data" in misused.stderr

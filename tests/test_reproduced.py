@@ -2,6 +2,7 @@
 
 import io
 import math
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from PIL import Image
 from benchmarks import harness, judge, measured, plots, report, reproduce, reproduced
 from benchmarks.measured import DEFAULT, LMR, METHODS, PLG, PLM, TRUTH, UNCONDITIONAL, ZERO_SHOT, Measured
 from benchmarks.subjects import Subject, digits, stl10
+from gdui.training.history import History
 
 STEPS, CURVE = 300, (75, 150, 225)
 
@@ -163,6 +165,49 @@ def test_a_run_makes_what_is_missing_and_no_row_twice(
     monkeypatch.setattr(reproduce, "METHODS", (UNCONDITIONAL, TRUTH))
     reproduce.side_by_side(tiny, tmp_path / "work", figure)
     assert figure.exists()
+
+
+ASKED = """
+import os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from benchmarks import judge, reproduce
+
+name, where, rows = sys.argv[1:4]
+judge.STEPS = 2
+subject = reproduce.digits(steps=3)
+subject = replace(subject, each=2, sampler_steps=2, settings={**subject.settings, "recipe.batch": 8})
+reproduce.digits, reproduce.rows_file = lambda: subject, lambda _: Path(rows)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def asked(*_, **__):
+    os.kill(os.getpid(), getattr(signal, name))
+
+if where == "training":
+    train = reproduce.train_network
+    reproduce.train_network = lambda *given, **more: train(*given, **more, progress=asked)
+else:
+    reproduce.evaluate = asked
+sys.argv[1:] = ["digits", *sys.argv[4:]]
+reproduce.main()
+"""
+
+
+@pytest.mark.parametrize(("name", "where"), [("SIGINT", "training"), ("SIGTERM", "training"), ("SIGTERM", "scoring")])
+def test_a_run_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path, name: str, where: str) -> None:
+    folder, rows = tmp_path / "work" / "digits" / "unconditional-0", tmp_path / "rows.csv"
+    command = [sys.executable, "-c", ASKED, name, where, str(rows), "--work", str(tmp_path / "work")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 130
+    kept = {
+        "training": f"stopped after step 1 of 3, which is kept in {folder}; run the same command again to continue",
+        "scoring": "interrupted; finished rows are kept, run the same command again to continue",
+    }[where]
+    assert done.stderr == f"reproduce: error: {kept}\n"
+    saved = History(folder).newest()
+    assert saved is not None
+    assert saved.step == (1 if where == "training" else 3)
+    assert not rows.exists()
 
 
 def test_a_row_of_fewer_steps_is_trained_anew_and_not_read_from_the_end(tiny: Subject, tmp_path: Path) -> None:

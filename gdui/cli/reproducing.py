@@ -1,7 +1,7 @@
 """`gdui reproduce`: the paper's tables, made by the scripts of a clone."""
 
 import argparse
-import subprocess
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,8 +23,11 @@ def add_commands(commands: Commands, _common: argparse.ArgumentParser) -> None:
 
 
 def reproduce(arguments: argparse.Namespace) -> None:
-    """Runs benchmarks/reproduce.py, whose judge has seen true labels and is no part of the package."""
+    """Becomes benchmarks/reproduce.py, whose judge has seen true labels and is no part of the package.
+
+    In its place, since a signal must reach it once: of two, the second would break off the step underway.
+    """
     script = Path(gdui.__file__).parents[1] / "benchmarks" / "reproduce.py"
     if not script.is_file() or find_spec("psutil") is None:
         raise ValueError("gdui reproduce needs a clone of the repository, installed with `pip install -e '.[bench]'`")
-    sys.exit(subprocess.run([sys.executable, script, arguments.subject, *arguments.options], check=False).returncode)
+    os.execv(sys.executable, [sys.executable, str(script), arguments.subject, *arguments.options])  # noqa: S606
