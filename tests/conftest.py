@@ -1,6 +1,7 @@
 """Shared fixtures: new memory is poisoned, real data sets are found or their tests skipped, commands are run."""
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ def cluster() -> Iterator[Any]:
     yield made
     ray.shutdown()
     made.shutdown()
+
+
+@pytest.fixture
+def ears() -> Iterator[None]:
+    """A test that hears Ctrl-C even where it is a shell's background job."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -28,6 +28,8 @@ def test_interruption_exits_with_130(gdui: Cli, names: Path, tmp_path: Path, mon
     code, _, err = gdui("label", tmp_path, "--classes", names, "--out", tmp_path / "run")
     assert code == 130
     assert err == "gdui: error: interrupted; run the same command again to continue\n"
+    _, _, err = gdui("label", tmp_path, "--classes", names, "--out", tmp_path / "run", "--mode", "overwrite")
+    assert err == "gdui: error: interrupted; run the same command again to continue, without --mode overwrite\n"
 
 
 def test_unfinished_runs_say_so(gdui: Cli, names: Path, tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Which images are reliable, against the dense definition, and a training step against equation 9 written out."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from checkpoints import assert_stopping_loses_nothing
 from processes import run_on_two_ranks
 
 from gdui.labeling.augment import draws
@@ -85,10 +88,11 @@ def parts() -> tuple[torch.nn.Module, Head, Looks, Reliable]:
     return backbone("small").eval(), head, Looks.of(pixels()), taught
 
 
-def train(folder: Path, epochs: int = 2) -> dict[str, torch.Tensor]:
+def train(folder: Path, epochs: int = 2, **options: Any) -> dict[str, torch.Tensor]:
     torch.set_num_threads(1)
     trunk, head, looks, taught = parts()
-    trained = train_jointly(trunk, head, pixels(), looks, taught, replace(SETTINGS, epochs=epochs), folder, seed=5)
+    settings = replace(SETTINGS, epochs=epochs)
+    trained = train_jointly(trunk, head, pixels(), looks, taught, settings, folder, seed=5, **options)
     return {f"{at}.{name}": value for at, part in enumerate(trained) for name, value in part.state_dict().items()}
 
 
@@ -143,6 +147,12 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path: Path) -> None:
         left.unlink()
     again = train(tmp_path / "parts")
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+@pytest.mark.usefixtures("ears")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_asked_to_stop_finishes_the_step_and_loses_none(tmp_path: Path, number: signal.Signals) -> None:
+    assert_stopping_loses_nothing(train, tmp_path, number)
 
 
 def test_a_head_is_stage_2s() -> None:

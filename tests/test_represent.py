@@ -1,14 +1,16 @@
 """MoCo: the same steps as a plain loop's, the same bytes after a kill, the same network from two ranks as from one."""
 
 import copy
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from checkpoints import newest_digest
+from checkpoints import assert_stopping_loses_nothing, newest_digest
 from processes import kill_after_first_checkpoint, run_on_two_ranks
 
 from gdui.labeling.augment import draws
@@ -26,9 +28,9 @@ def pixels(count: int = 48) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), dtype=np.uint8).repeat(3, axis=3)
 
 
-def learn(folder: Path, settings: RepresentConfig = SETTINGS) -> Backbone:
+def learn(folder: Path, settings: RepresentConfig = SETTINGS, **options: Any) -> Backbone:
     torch.set_num_threads(1)
-    return represent(pixels(), Looks.of(pixels()), settings, folder, seed=3)
+    return represent(pixels(), Looks.of(pixels()), settings, folder, seed=3, **options)
 
 
 def plain_steps(steps: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -77,6 +79,12 @@ def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
     one, other = learn(tmp_path / "killed"), learn(tmp_path / "whole")
     assert newest_digest(tmp_path / "killed") == newest_digest(tmp_path / "whole")
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+@pytest.mark.usefixtures("ears")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_asked_to_stop_finishes_the_step_and_loses_none(tmp_path: Path, number: signal.Signals) -> None:
+    assert_stopping_loses_nothing(learn, tmp_path, number)
 
 
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import assert_alike, newest_digest
+from checkpoints import assert_alike, assert_stopping_loses_nothing, newest_digest
 from processes import kill_after_first_checkpoint, run_on_two_ranks
 from weights import fill
 
@@ -70,27 +69,12 @@ def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
     assert newest_digest(tmp_path / "killed") == newest_digest(tmp_path / "whole")
 
 
-@pytest.fixture
-def ears() -> Iterator[None]:
-    """A test that hears Ctrl-C even where it is a shell's background job."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("ears")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_is_asked_to_stop_finishes_the_step_and_loses_none(tmp_path: Path, number: signal.Signals) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(StoppedError, match=r"stopped after step 1 of 6, which is kept in .*stopped; run the same"):
-        train(tmp_path / "stopped", progress=lambda *_: os.kill(os.getpid(), number))
+    assert_stopping_loses_nothing(train, tmp_path, number)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    found = History(tmp_path / "stopped").newest()
-    assert found is not None
-    assert found.step == 1
-    train(tmp_path / "stopped")
-    train(tmp_path / "whole")
-    assert newest_digest(tmp_path / "stopped") == newest_digest(tmp_path / "whole")
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 

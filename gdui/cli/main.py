@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one finds nothing left to interrupt
         words = str(interrupt) or "interrupted; run the same command again to continue"
+        words += ", without --mode overwrite" * (getattr(arguments, "mode", None) == "overwrite")
         return _failed(arguments, words, INTERRUPTED)
     except BrokenPipeError:
         _silence_stdout()

@@ -21,9 +21,9 @@ from gdui.diffusion.recipe import Draw, Recipe, draw
 from gdui.diffusion.times import TimeSampler
 from gdui.training.history import History, Saved, optimiser_tensors, restore_optimiser
 from gdui.training.precision import autocast, compiled
-from gdui.training.ranks import gathered, on_any_rank, place, sum_over_ranks
+from gdui.training.ranks import gathered, place, sum_over_ranks
 from gdui.training.shared_norm import shares
-from gdui.training.stopping import StoppedError, asked_to_stop
+from gdui.training.stopping import asked_to_stop, keep
 
 __all__ = ["DivergedError", "Trained", "train_network"]
 
@@ -136,14 +136,7 @@ def train_network(
                 _record(history, trained, recipe, value, norm, time.perf_counter() - started, waited)
                 if progress:  # what it draws is there before a checkpoint says that this step is done
                     progress(trained, value)
-            stop = on_any_rank(asked(), device)
-            if rank == 0 and (stop or trained.step == recipe.steps or trained.step % recipe.save_every == 0):
-                history.save(trained.saved(facts))
-            if stop:
-                raise StoppedError(
-                    f"stopped after step {trained.step} of {recipe.steps}, which is kept in {history.folder}; "
-                    "run the same command again to continue"
-                )
+            keep(trained, history, facts, steps=recipe.steps, every=recipe.save_every, asked=asked(), device=device)
             started = time.perf_counter()
     return trained
 

@@ -28,6 +28,7 @@ from gdui.training.history import History, Saved, optimiser_tensors, restore_opt
 from gdui.training.order import rows_of
 from gdui.training.precision import autocast
 from gdui.training.ranks import check_groups, place, sum_over_ranks
+from gdui.training.stopping import asked_to_stop, keep
 
 __all__ = ["Head", "Joint", "Reliable", "choose", "step", "train_jointly"]
 
@@ -151,32 +152,35 @@ def train_jointly(
 ) -> tuple[Backbone, Head]:
     """Both networks after eq. 9 on `pixels` [N, H, W, 3], going on from the newest checkpoint in `folder`.
 
+    A first Ctrl-C or SIGTERM ends it with a checkpoint of the step underway.
+
     Args:
         taught: the reliable images; all images, they among them, take part as unlabelled ones.
         progress: called after each step with the pictures shown so far and those of the whole training.
     """
     check_groups("joint", settings.groups)
-    state = Joint.begin(trunk, head, settings, torch.device(device))
+    where = torch.device(device)
+    state = Joint.begin(trunk, head, settings, where)
     recipe = asdict(settings) | {"seed": seed, "pictures": looks.fingerprint, "reliable": taught.digest}
     history, facts = History(folder), {"recipe": recipe}
     if saved := history.resume(recipe):
         state.restore(saved)
     state.network.train()
     steps = max(1, settings.epochs * len(pixels) // settings.batch)
-    while state.step < steps:
-        started = time.perf_counter()
-        loss = step(state, pixels, looks, taught, settings, steps, seed)
-        state.step += 1
-        if place()[0] == 0:
-            speed, rate = settings.batch / (time.perf_counter() - started), state.optimiser.param_groups[0]["lr"]
-            history.record(step=state.step, loss=loss, rate=rate, pictures_per_second=speed)
-            if state.step == steps or state.step % settings.save_every == 0:
-                history.save(state.saved(facts))
-        if progress:
-            progress(state.step * settings.batch, steps * settings.batch)
+    with asked_to_stop() as asked:
+        while state.step < steps:
+            started = time.perf_counter()
+            loss = step(state, pixels, looks, taught, settings, steps, seed)
+            state.step += 1
+            if place()[0] == 0:
+                speed, rate = settings.batch / (time.perf_counter() - started), state.optimiser.param_groups[0]["lr"]
+                history.record(step=state.step, loss=loss, rate=rate, pictures_per_second=speed)
+            if progress:
+                progress(state.step * settings.batch, steps * settings.batch)
+            keep(state, history, facts, steps=steps, every=settings.save_every, asked=asked(), device=where)
     state.network.eval().requires_grad_(False)
     learned, top = cast(Backbone, state.network[0]), cast(Head, state.network[1])
-    return settle(learned, partial(looks.batches, pixels, torch.device(device))), top
+    return settle(learned, partial(looks.batches, pixels, where)), top
 
 
 def step(

@@ -26,6 +26,7 @@ from gdui.training.history import History, Saved, optimiser_tensors, restore_opt
 from gdui.training.order import rows_of
 from gdui.training.precision import autocast, compiled
 from gdui.training.ranks import check_groups, gathered, place, sum_over_ranks
+from gdui.training.stopping import asked_to_stop, keep
 
 __all__ = ["Contrast", "represent", "step"]
 
@@ -82,7 +83,8 @@ def represent(
 ) -> Backbone:
     """A network taught by `pixels` [N, H, W, C] alone, going on from the newest checkpoint in `folder`.
 
-    Under torchrun each rank takes its part of every batch; the sum is the same batch as one process would see.
+    Under torchrun each rank takes its part of every batch; the sum is the same batch as one process would see. A first
+    Ctrl-C or SIGTERM ends it with a checkpoint of the step underway.
 
     Args:
         looks: how pictures are looked at: their channels, their range, their views.
@@ -97,19 +99,19 @@ def represent(
         state.restore(saved)
     steps = max(1, settings.epochs * len(pixels) // settings.batch)
     forwards = [compiled(network.train(), settings.compile) for network in (state.query, state.key)]
-    while state.step < steps:
-        started = time.perf_counter()
-        loss = step(state, forwards[0], forwards[1], pixels, looks, settings, steps, seed)
-        state.step += 1
-        if rank == 0:
-            speed = settings.batch / (time.perf_counter() - started)
-            history.record(
-                step=state.step, loss=loss, rate=_rate(settings, state.step, steps), pictures_per_second=speed
+    with asked_to_stop() as asked:
+        while state.step < steps:
+            started = time.perf_counter()
+            loss = step(state, forwards[0], forwards[1], pixels, looks, settings, steps, seed)
+            state.step += 1
+            if rank == 0:
+                speed, rate = settings.batch / (time.perf_counter() - started), _rate(settings, state.step, steps)
+                history.record(step=state.step, loss=loss, rate=rate, pictures_per_second=speed)
+            if progress:
+                progress(state.step * settings.batch, steps * settings.batch)
+            keep(
+                state, history, facts, steps=steps, every=settings.save_every, asked=asked(), device=state.queue.device
             )
-            if state.step == steps or state.step % settings.save_every == 0:
-                history.save(state.saved(facts))
-        if progress:
-            progress(state.step * settings.batch, steps * settings.batch)
     taught = state.key if settings.average else state.query
     plain = partial(looks.batches, pixels, state.queue.device)
     return centre(settle(cast(Backbone, taught[0]), plain), plain())
