@@ -16,7 +16,7 @@ from typing import Any, Self, TextIO
 from gdui import __version__, checks, toml
 from gdui.places import PART, is_remote, place, remove, uploaded
 
-__all__ = ["LABELS", "QUARANTINE", "Run", "atomic_path", "flat", "read_manifest"]
+__all__ = ["LABELS", "QUARANTINE", "OtherSettingsError", "Run", "atomic_path", "flat", "read_manifest"]
 
 LOCK = ".lock"
 MANIFEST = "manifest.json"
@@ -52,6 +52,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class OtherSettingsError(ValueError):
+    """What stands in a folder was begun with other settings."""
 
 
 class Run:
@@ -184,7 +188,7 @@ class Run:
             for name in sorted({*before, *now})
             if before.get(name) != now.get(name)
         ]
-        raise ValueError(
+        raise OtherSettingsError(
             f"{self.path} was begun with other settings: give the same, choose another folder, or mode 'overwrite'\n"
             + "\n".join(changed)
         )

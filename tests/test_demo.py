@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import logging
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,7 +21,7 @@ from scipy.ndimage import label as components
 from sklearn.datasets import load_digits
 
 import gdui.demo
-from gdui.demo import NAMES, contact_sheet, draw_digits, images
+from gdui.demo import NAMES, contact_sheet, draw_digits, drawn, images
 from gdui.demo import digits as demo
 from gdui.demo.sheet import CELL, DRAWN
 from gdui.diffusion.generator import Generator
@@ -243,10 +245,33 @@ def test_the_demo_labels_handwriting_without_a_label(tmp_path: Path, monkeypatch
 def test_a_few_steps_draw_a_named_grid(tmp_path: Path) -> None:
     """How well it draws after all of them is benchmarks/bench_digits.py's to say."""
     some = np.arange(len(images())) % 10
-    drawn = draw_digits(make_labels(some, some, list(NAMES)), tmp_path, steps=2)
-    assert drawn.model.names == NAMES
-    assert drawn.model.classifier is not None
-    assert Image.open(drawn.grid).height > 11 * 64
+    made = draw_digits(make_labels(some, some, list(NAMES)), tmp_path, steps=2)
+    assert made.model.names == NAMES
+    assert made.model.classifier is not None
+    assert Image.open(made.grid).height > 11 * 64
     assert Image.open(tmp_path / "contact_sheet.png").width > 1000
     again = Generator.load(tmp_path / "generator")
-    np.testing.assert_array_equal(again.sample("two", n=2, steps=2), drawn.model.sample("two", n=2, steps=2))
+    np.testing.assert_array_equal(again.sample("two", n=2, steps=2), made.model.sample("two", n=2, steps=2))
+
+
+@pytest.mark.usefixtures("ears")
+def test_a_demo_that_is_stopped_goes_on_unless_its_labels_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(drawn, "COLUMNS", 1)
+    some = np.arange(len(images())) % 10
+
+    def draw(folder: str, label: npt.NDArray[np.int64] = some, **options: Any) -> str:
+        return draw_digits(make_labels(label, label, list(NAMES)), tmp_path / folder, steps=3, **options).model.digest()
+
+    def ask(stage: str, done: int, _: int) -> None:
+        if (stage, done) == ("unet", 1):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 1 of 3"):
+        draw("stopped", progress=ask)
+    with caplog.at_level(logging.INFO):
+        resumed = draw("stopped")
+    assert "going on after step 1" in caplog.text
+    assert resumed == draw("whole")
+    assert draw("stopped", some[::-1]) != resumed

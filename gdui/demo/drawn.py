@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from gdui.diffusion.grid import write_grid
 from gdui.diffusion.workflow import train
 from gdui.images import open_source
 from gdui.labels import Labels
+from gdui.runs import OtherSettingsError
 
 __all__ = ["SETTINGS", "Drawn", "draw_digits"]
 
@@ -49,7 +51,8 @@ def draw_digits(
 ) -> Drawn:
     """Trains on the demo's pictures under its labels, in folder/generator, and draws every digit into folder/drawn.png.
 
-    The first of them also stand on the contact sheet, beside the images they were learned from.
+    The first of them also stand on the contact sheet, beside the images they were learned from. A training that was
+    stopped goes on, unless it began with other labels.
 
     Args:
         labels: as `run` found them.
@@ -57,7 +60,8 @@ def draw_digits(
     """
     folder, ids = Path(folder), labels.ids.to_pylist()
     fewer = {} if steps is None else {"recipe.steps": steps, "classifier_recipe.steps": steps}
-    model = train(
+    learn = partial(
+        train,
         labels,
         open_source(images()[..., None], ids=ids, layout="NHWC"),
         folder / "generator",
@@ -66,9 +70,12 @@ def draw_digits(
         seed=seed,
         device="cpu",
         compile=False,
-        mode="overwrite",
         progress=progress,
     )
+    try:
+        model = learn()
+    except OtherSettingsError:
+        model = learn(mode="overwrite")
     asked = model.sample(NAMES, n=COLUMNS, progress=progress, seed=seed)
     unasked = model.sample(n=COLUMNS, progress=progress, seed=seed)
     title = "Drawn by name, and (last row) without one"

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gdui.runs import atomic_path
+from gdui.runs import OtherSettingsError, atomic_path
 from gdui.training.ranks import place
 
 __all__ = ["History", "Saved", "optimiser_tensors", "restore_optimiser"]
@@ -95,7 +95,7 @@ class History:
             raise ValueError(_lacking(self.folder / f"step-{saved.step:08d}.json", "recipe"))
         before, now = saved.facts["recipe"] | {"steps": 0}, json.loads(json.dumps(recipe)) | {"steps": 0}
         if changed := [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
-            raise ValueError(f"{self.folder} was begun with another recipe: {'; '.join(changed)}")
+            raise OtherSettingsError(f"{self.folder} was begun with another recipe: {'; '.join(changed)}")
 
     def record(self, **values: float) -> None:
         """Appends one line to losses.csv: of every FIELD; `waited` is what of `seconds` pictures took to come."""
