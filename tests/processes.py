@@ -7,13 +7,21 @@ import sys
 import textwrap
 from pathlib import Path
 
+import torch
+
 HERE = Path(__file__).parent
+
+
+def same_threads() -> dict[str, str]:
+    """An environment in which PyTorch begins with as many threads as it has here: they decide a sum's last bits."""
+    return os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
 
 
 def kill_after_first_checkpoint(module: str, function: str, folder: Path) -> None:
     """Calls `function(folder)` of a test module elsewhere, and kills it once a checkpoint stands there."""
     code = f"import sys; sys.path.insert(0, {str(HERE)!r}); from pathlib import Path; import {module}; "
-    process = subprocess.Popen([sys.executable, "-c", f"{code}{module}.{function}(Path(sys.argv[1]))", str(folder)])
+    command = [sys.executable, "-c", f"{code}{module}.{function}(Path(sys.argv[1]))", str(folder)]
+    process = subprocess.Popen(command, env=same_threads())
     while not list(folder.glob("step-*.json")) and process.poll() is None:
         pass
     process.send_signal(signal.SIGKILL)

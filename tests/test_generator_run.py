@@ -16,6 +16,7 @@ import pytest
 import torch
 from checkpoints import assert_alike
 from PIL import Image
+from processes import same_threads
 
 import gdui
 from gdui import cli
@@ -473,7 +474,8 @@ def test_the_command_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path, nam
     settings = [f"--set={name}={value}" for name, value in (QUICK | {"recipe.save_every": 1}).items()]
     command = ["train", str(tmp_path / "labels.parquet"), str(photos), "--preset", "tiny", "--objective", "unet"]
     command += [*settings, "--out", str(tmp_path / "run")]
-    done = subprocess.run([sys.executable, "-c", ASKED, name, *command], capture_output=True, text=True)
+    asked = [sys.executable, "-c", ASKED, name, *command]
+    done = subprocess.run(asked, capture_output=True, text=True, env=same_threads())
     assert done.returncode == 130
     where = tmp_path / "run" / "unet"
     told = [line for line in done.stderr.splitlines() if not line.startswith(("unet: ", "pictures: ", "steps for "))]

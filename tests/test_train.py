@@ -69,6 +69,16 @@ def test_kill_dash_nine_changes_nothing(tmp_path: Path) -> None:
     assert newest_digest(tmp_path / "killed") == newest_digest(tmp_path / "whole")
 
 
+def test_who_goes_on_with_other_threads_is_told_that_bytes_may_differ(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for steps, threads in ((1, 1), (2, 1), (2, 2), (3, 2)):
+        assert not caplog.text, "as many threads as before, or nothing left to do"
+        torch.set_num_threads(threads)
+        train(tmp_path, replace(RECIPE, steps=steps))
+    assert f"{tmp_path} goes on with threads 1 -> 2: its last bits may come out otherwise" in caplog.text
+
+
 @pytest.mark.usefixtures("ears")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_is_asked_to_stop_finishes_the_step_and_loses_none(tmp_path: Path, number: signal.Signals) -> None:

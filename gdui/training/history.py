@@ -4,9 +4,10 @@ import csv
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ FIELDS = ("step", "loss", "gradient_norm", "rate", "pictures_per_second", "secon
 
 @dataclass(frozen=True)
 class Saved:
-    """One checkpoint: after which step, the facts of the run, and every tensor by name."""
+    """One checkpoint: after which step, the facts of the run, every tensor by name, and what decided its last bits."""
 
     step: int
     facts: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+    rounding: Mapping[str, int | str] = field(default_factory=dict)
 
 
 class _Tensors(dict[str, Tensor]):
@@ -62,7 +64,8 @@ class History:
             save_file({name: tensor.contiguous() for name, tensor in saved.tensors.items()}, temporary)
             digest = _digest(temporary)
         with atomic_path(path.with_suffix(".json")) as seal:
-            told = {"version": VERSION, "step": saved.step, "sha256": digest, "facts": dict(saved.facts)}
+            told = {"version": VERSION, "step": saved.step, "sha256": digest, "rounding": rounding()}
+            told |= {"facts": dict(saved.facts)}
             seal.write_text(json.dumps(told, indent=1))
         for old in self._sealed()[: -self.keep]:
             old.unlink()
@@ -76,7 +79,7 @@ class History:
         for seal in reversed(self._sealed()):
             path, told = seal.with_suffix(".safetensors"), _read_seal(seal)
             if told and path.exists() and _digest(path) == told["sha256"]:
-                return Saved(told["step"], told["facts"], _Tensors(path))
+                return Saved(told["step"], told["facts"], _Tensors(path), told.get("rounding", {}))
             log.warning("%s is damaged; going back to the checkpoint before it", path)
         return None
 
@@ -86,6 +89,8 @@ class History:
         if saved is not None:
             self._agree(saved, recipe)
             log.info("going on after step %d", saved.step)
+            if saved.step < recipe.get("steps", math.inf):
+                self._warn(saved)
         if place()[0] == 0:
             self._tidy(saved.step if saved else 0)
         return saved
@@ -96,6 +101,13 @@ class History:
         before, now = saved.facts["recipe"] | {"steps": 0}, json.loads(json.dumps(recipe)) | {"steps": 0}
         if changed := [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
             raise OtherSettingsError(f"{self.folder} was begun with another recipe: {'; '.join(changed)}")
+
+    def _warn(self, saved: Saved) -> None:
+        """Says so where what is left will round otherwise than what was done."""
+        now = rounding()
+        changed = [f"{name} {was} -> {now[name]}" for name, was in saved.rounding.items() if now.get(name, was) != was]
+        if changed:
+            log.warning("%s goes on with %s: its last bits may come out otherwise", self.folder, ", ".join(changed))
 
     def record(self, **values: float) -> None:
         """Appends one line to losses.csv: of every FIELD; `waited` is what of `seconds` pictures took to come."""
@@ -129,6 +141,11 @@ class History:
 
     def _sealed(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"))
+
+
+def rounding() -> dict[str, int | str]:
+    """What decides the last bits of a training's step, besides its recipe."""
+    return {"threads": torch.get_num_threads(), "ranks": place()[1], "torch": str(torch.__version__)}
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
