@@ -31,7 +31,7 @@ PIXELS = ("pictures.npy", "latents.npy")
 PLOTS = ("criterion.png", "losses.png")
 FILES = (LABELS, QUARANTINE, CORRECTIONS, GIVEN, *PIXELS, *PLOTS, "report.html", "log", "spice.safetensors")
 FOLDERS = (*STORES, PARTS, "spice", "unet", "classifier", "model", "samples", "report_pictures")
-BOOKS = (LOCK, MANIFEST, "config.toml", "log")
+BOOKS = (LOCK, MANIFEST, "config.toml", "log", "stamp.json")
 
 
 @contextmanager
@@ -205,7 +205,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     checks.utf8("a run's folder", folder)
     path = place(folder) / MANIFEST
     if not path.is_file():
-        raise ValueError(f"{folder!s} is not a run folder: it has no {MANIFEST}")
+        lacks = f"it has no {MANIFEST}" if path.parent.exists() else "there is no such folder"
+        raise ValueError(f"{folder!s} is not a run folder: {lacks}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -234,10 +235,13 @@ def _hold(folder: Path) -> TextIO | None:
     """The open file whose lock says that this process has the folder; it goes with the process, however that dies."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; a run needs a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    if is_remote(folder):
-        return None
-    lock = (folder / LOCK).open("a+", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_remote(folder):
+            return None
+        lock = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"the run's folder {folder} can't be made or written: {error.strerror or error}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

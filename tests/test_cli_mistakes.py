@@ -82,11 +82,14 @@ def test_unreadable_images_are_counted_and_named(
     assert sorted(row["id"] for row in found) == ["broken.png", "empty.jpg", "text.png"]
     assert all(row["reason"] for row in found)
     assert len(Labels.from_parquet(tmp_path / "run" / "labels.parquet")) == COUNT
+    code, _, err = gdui("explain", tmp_path / "run", "empty.jpg")
+    assert code == 1
+    assert "'empty.jpg' has no label, since the image could not be read: " in err
 
 
 MISTAKES: list[tuple[str, list[str], str, str]] = [
     ("a source that is not there", ["{tmp}/nowhere"], "a\nb", "nowhere"),
-    ("an empty folder", ["{tmp}/empty"], "a\nb", "holds no images"),
+    ("an empty folder", ["{tmp}/empty"], "a\nb", "holds no images, nor any other file"),
     ("one class", ["{photos}"], "a\n", "classes must name at least 2 classes, not 1"),
     ("no class", ["{photos}"], "\n", "classes must name at least 2 classes, not 0"),
     ("a class twice", ["{photos}"], "a\nb\na\n", "'a' stands there more than once"),
@@ -100,6 +103,12 @@ MISTAKES: list[tuple[str, list[str], str, str]] = [
     ("a setting misspelt", ["{photos}", "--set", "refine.sigm=1"], "a\nb", "did you mean 'refine.sigma'?"),
     ("a damaged configuration", ["{photos}", "--config", "{tmp}/bad.toml"], "a\nb", "bad.toml is not a TOML file"),
     ("a run folder that is none", ["{photos}", "--out", "{tmp}"], "a\nb", "not a run folder"),
+    (
+        "a run where nothing can be written",
+        ["{photos}", "--out", "/proc/xx"],
+        "a\nb",
+        "the run's folder /proc/xx can't be",
+    ),
     ("a run within its source", ["{photos}", "--out", "{photos}/run"], "a\nb", "lies within the source"),
     ("only unreadable images", ["{tmp}/broken"], "a\nb", "holds no images that can be read (0.png: not"),
     ("a folder as features", ["{photos}", "--features"], "a\nb", "is no feature store: manifest.json can't be read"),
@@ -203,4 +212,26 @@ def test_misuse_exits_with_two(gdui: Cli) -> None:
         code, _, err = gdui(*arguments)
         assert code == 2
         assert "usage: gdui" in err
+    assert "choose from 'label', " in gdui("lable", "x")[2]
+    assert gdui("lable", "x")[2].endswith("; did you mean 'label'?\n")
+    assert gdui("label", "x", "--out", "y", "--preset", "defualt")[2].endswith("; did you mean 'default'?\n")
     assert gdui("--version")[0] == 0
+
+
+def test_a_run_that_is_not_there_is_told_from_a_folder_that_is_none(gdui: Cli, photos: Path, tmp_path: Path) -> None:
+    missing = f"gdui: error: {tmp_path / 'no'} is not a run folder: there is no such folder\n"
+    assert gdui("report", tmp_path / "no") == (1, "", missing)
+    assert gdui("explain", tmp_path / "no", "x") == (1, "", missing)
+    assert "it has no manifest.json" in gdui("report", photos)[2]
+    assert gdui("train", tmp_path / "no", photos, "--out", tmp_path / "new")[2].endswith("no does not exist\n")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_prediction_that_fails_leaves_nothing(
+    gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path
+) -> None:
+    assert gdui("label", photos, "--classes", names, "--out", tmp_path / "run", "--encoder", encoder)[0] == 0
+    np.save(tmp_path / "f.npy", np.ones((4, 3), np.float32))
+    code, _, err = gdui("predict", tmp_path / "run", tmp_path / "f.npy", "--features", "--out", tmp_path / "new")
+    assert (code, "not [4, 3]" in err) == (1, True)
+    assert not (tmp_path / "new").exists()

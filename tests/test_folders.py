@@ -106,7 +106,7 @@ def test_results_do_not_depend_on_workers_or_batch_size(heap: Path, workers: int
 
 
 def test_empty_folders_and_folders_of_archives_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no images, and nothing else"):
+    with pytest.raises(ValueError, match="holds no images, nor any other file"):
         open_source(tmp_path)
     (tmp_path / "a.tar").write_bytes(b"")
     with pytest.raises(ValueError, match=r"only 1 \.tar; name archives by a pattern"):

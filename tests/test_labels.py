@@ -255,8 +255,8 @@ def test_why_names_every_witness() -> None:
     for part in (
         "cluster 0, of 2 images, with probability 0.50, as do 75% of its nearest neighbours.",
         "named cat: 9 of its 10 surest images vote for it, 1 for bird",
-        "agrees with that name on 90% of its surest and 80% of its least sure images (delta 0.85)",
-        "the least sure lie in it with probability 0.95 (r), so the name is not in doubt.",
+        "gives that name to 90% of its surest and 80% of its least sure images, 85% on the whole (delta). ",
+        "The least sure lie in the cluster with a mean probability of 0.95 (r), so the name is not in doubt.",
         "puts dog first (0.25) and bird second",
     ):
         assert part in text
@@ -267,8 +267,16 @@ def test_why_names_every_witness() -> None:
 @pytest.mark.parametrize(
     ("branch", "r", "words"),
     [
-        ("top bad", 0.4, "so the name is in doubt; as r is below 0.5, images of less probability follow the opinion."),
-        ("bottom bad", 0.5, "so the name is in doubt; but as r is not below 0.5, all keep it."),
+        (
+            "top bad",
+            0.4,
+            "so the name is in doubt; as that mean is below 0.5 (sigma), images below 0.5 follow the opinion.",
+        ),
+        (
+            "bottom bad",
+            0.5,
+            "so the name is in doubt; but as that mean is not below 0.5 (sigma), all its images keep the name.",
+        ),
         ("both good", 0.4, "so the name is not in doubt."),
         ("no vote", 0.4, "so the name is without a vote."),
     ],
@@ -303,7 +311,7 @@ def test_summary_counts() -> None:
     text = make(400).summary()
     assert "400 images, 3 classes, 100 abstained (25.0%)" in text
     assert "estimated accuracy 91.0% (agreement of two witnesses)" in text
-    assert "changed by refine: 25.0%" in text
+    assert "refine changed 25.0% of the clusters' names" in text
     assert "no cluster is named bird" in text
     assert "100" in next(line for line in text.splitlines() if line.strip().startswith("cat"))
     assert "and 10 classes more" in make(classes=[f"c{i}" for i in range(50)]).summary()

@@ -4,13 +4,15 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from gdui import __version__
+from gdui import __version__, checks
 from gdui.cli import evaluating, generating, labeling, reporting, reproducing
 
 __all__ = ["main", "parser"]
@@ -56,9 +58,19 @@ def _words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+class _Parser(argparse.ArgumentParser):
+    """Where a choice is misspelt it says which one may be meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with this message."""
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += checks.did_you_mean(found[1], re.findall(r"[\w-]+", found[2]))
+        super().error(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """Of all commands."""
-    whole = argparse.ArgumentParser(prog="gdui", description="Labels for a heap of unlabelled images.")
+    whole = _Parser(prog="gdui", description="Labels for a heap of unlabelled images.")
     whole.add_argument("--version", action="version", version=f"gdui {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -106,6 +106,8 @@ def _read(labels: Labels | str | os.PathLike[str]) -> Labels:
         return labels
     if not isinstance(labels, (str, os.PathLike)):
         raise TypeError(f"labels must be a Labels table or the path of one, not {type(labels).__name__}")
+    if not Path(labels).exists():
+        raise ValueError(f"labels must be a run's folder or its labels.parquet, and {labels!s} does not exist")
     return Labels.from_run(labels) if Path(labels).is_dir() else Labels.from_parquet(labels)
 
 

@@ -229,6 +229,8 @@ def _check_objective(objective: str, folder: Path) -> None:
 def device_of(name: str | None) -> torch.device:
     """The device of this name; of none the GPU where there is one, under torchrun each rank its own."""
     chosen = name or own_device()
+    if chosen.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {chosen!r} was asked for, but PyTorch sees no GPU: gdui doctor says what there is")
     try:
         return torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError):

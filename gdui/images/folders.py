@@ -24,7 +24,7 @@ def open_folder(root: Path) -> Source:
     if not names:
         suffixes = Counter(PurePosixPath(name).suffix.lower() for name in ignored)
         listed = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
-        found = f"only {listed}; name archives by a pattern: 'folder/*.tar'" if listed else "and nothing else either"
+        found = f"only {listed}; name archives by a pattern: 'folder/*.tar'" if listed else "nor any other file"
         raise ValueError(f"source {str(root)!r} holds no images, {found}")
     return Source(str(root), [_shard(root, part) for part in _cut(names)], sorted(ignored))
 

@@ -185,6 +185,10 @@ class Labels:
         """Everything the table holds on one image."""
         at = pc.index(self.ids, pa.scalar(id, pa.large_string())).as_py()
         if at < 0:
+            unread = pc.index(self.quarantine["id"], pa.scalar(id, self.quarantine.schema.field("id").type)).as_py()
+            if unread >= 0:
+                reason = self.quarantine["reason"][unread].as_py()
+                raise ValueError(f"{id!r} has no label, since the image could not be read: {reason}")
             example = f"; they look like {self.ids[0].as_py()!r}" if len(self) else ""
             raise ValueError(f"no image has the id {id!r}{example}")
         return dict(self.table.slice(at, 1).to_pylist()[0])

@@ -20,6 +20,8 @@ __all__ = ["DOUBTFUL", "Diff", "counted", "diff", "judged", "listed", "shown", "
 LONGEST = 60
 MOST_CLASSES = 40
 EXAMPLES = 3
+# What a stage begins with, and so what its share of changes is a share of.
+BEFORE = {"match": "the opinion's first choices", "refine": "the clusters' names", "graph": "the labels before it"}
 DOUBTFUL = ("top bad", "bottom bad")
 JUDGED = {
     "agreed": "not in doubt",
@@ -79,16 +81,16 @@ def _of_refinement(cluster: ClusterFacts, facts: Facts) -> list[str]:
     ends = ((cluster.delta_top, "surest"), (cluster.delta_btm, "least sure"))
     shares = " and ".join(f"{share:.0%} of its {which}" for share, which in ends if share is not None)
     text = (
-        f"The opinion agrees with that name{f' on {shares} images' if shares else ''} (delta {cluster.delta:.2f}), and "
-        f"the least sure lie in it with probability {cluster.r_btm:.2f} (r)"
+        f"The opinion gives that name to {f'{shares} images, ' if shares else ''}{cluster.delta:.0%} on the whole (delta). "
+        f"The least sure lie in the cluster with a mean probability of {cluster.r_btm:.2f} (r)"
     )
     verdict = f", so the name is {judged(cluster.branch)}" if cluster.branch else ""
     sigma = facts.configuration.get("refine", {}).get("sigma")
     if cluster.branch not in DOUBTFUL or sigma is None:
         return [f"{text}{verdict}."]
     if cluster.r_btm < sigma:
-        return [f"{text}{verdict}; as r is below {sigma:g}, images of less probability follow the opinion."]
-    return [f"{text}{verdict}; but as r is not below {sigma:g}, all keep it."]
+        return [f"{text}{verdict}; as that mean is below {sigma:g} (sigma), images below {sigma:g} follow the opinion."]
+    return [f"{text}{verdict}; but as that mean is not below {sigma:g} (sigma), all its images keep the name."]
 
 
 def _of_match(cluster: ClusterFacts, classes: list[str]) -> str:
@@ -123,7 +125,9 @@ def summary(labels: "Totals") -> str:
         )
     elif facts.learned_from:
         lines.append(f"labelled by what was learned from {counted(facts.learned_from, 'other image')}")
-    lines += [f"changed by {stage}: {share:.1%}" for stage, share in facts.changed.items()]
+    lines += [
+        f"{stage} changed {share:.1%} of {BEFORE.get(stage, 'the labels')}" for stage, share in facts.changed.items()
+    ]
     if nameless := labels.nameless:
         lines.append(f"no cluster is named {listed(nameless)}")
     return "\n".join([*lines, *_per_class(labels)])
