@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -191,6 +192,12 @@ def test_training_lowers_the_loss_and_repeats_itself(
     again = train()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert (tmp_path / "vocabulary.txt.gz").read_bytes() == (FOLDER / "vocabulary.txt.gz").read_bytes()
+
+
+def test_the_encoder_knows_the_words_of_its_captions(trainer: ModuleType, encoder: Encoder) -> None:
+    said = " ".join([*trainer.NAMES, *(template.format("") for template in trainer.TEMPLATES)])
+    assert encoder.words == set(re.findall(r"[\w-]+", said))
+    assert not load_encoder("digits#layer3", device="cpu").words
 
 
 def test_the_sheet_takes_any_labels(tmp_path: Path, rng: np.random.Generator) -> None:

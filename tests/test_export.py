@@ -217,6 +217,12 @@ def test_fiftyone_gets_targets_by_path_without_suffix(tmp_path: Path) -> None:
     assert found == {"classes": ["cat", "dog"], "labels": {"a/0": {"label": 1, "confidence": 0.9}, "1.tar": None}}
 
 
+def test_fiftyone_is_told_no_confidence_where_there_is_none(tmp_path: Path) -> None:
+    make([0, 1], ["cat", "dog"], confidence=[np.nan, 0.5]).to_fiftyone(tmp_path / "labels.json")
+    found = json.loads((tmp_path / "labels.json").read_text())["labels"]
+    assert found == {"0": {"label": 0}, "1": {"label": 1, "confidence": 0.5}}
+
+
 def test_fiftyone_refuses_ids_it_would_confuse(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"could not tell 'a\.png' from another"):
         make([0, 1], ["cat", "dog"], ["a.jpg", "a.png"]).to_fiftyone(tmp_path / "labels.json")

@@ -280,6 +280,12 @@ def test_mistakes_are_named_before_anything_is_written(tmp_path: Path, changes: 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_gpu_that_is_not_there_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device 'cuda' was asked for, but PyTorch sees no GPU"):
+        train(*two_kinds(), tmp_path / "run", preset="tiny", device="cuda")
+
+
 def test_labels_and_pictures_that_do_not_fit_together(tmp_path: Path) -> None:
     labels, source = two_kinds()
     others = make_labels(["a", "b"], [0, 1])

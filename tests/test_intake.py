@@ -47,6 +47,17 @@ def opinion_of(digits: npt.NDArray[np.uint8], descriptions: dict[str, Any] | Non
     return zero_shot(embedding, texts, encoder.logit_scale)
 
 
+def test_names_that_the_encoder_was_not_taught_are_told_once(
+    digits: npt.NDArray[np.uint8], caplog: pytest.LogCaptureFixture
+) -> None:
+    Labeler(["Zero", "the_number one", "two"], "digits").fit(digits[:40])
+    assert not caplog.records
+    Labeler({"zero": [], "nien": [], "two": [], "ring": ["zero"]}, "digits").fit_predict(digits[:40])
+    assert [one.message for one in caplog.records if "taught" in one.message] == [
+        "encoder 'digits' was taught few words, and not nien; did you mean 'nine'?"
+    ]
+
+
 def test_one_encoder_is_asked_for_names_and_another_sees_what_is_clustered(digits: npt.NDArray[np.uint8]) -> None:
     labeler = Labeler(NAMES, "digits")
     labels = labeler.fit_predict(digits)

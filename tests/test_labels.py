@@ -270,12 +270,12 @@ def test_why_names_every_witness() -> None:
         (
             "top bad",
             0.4,
-            "so the name is in doubt; as that mean is below 0.5 (sigma), images below 0.5 follow the opinion.",
+            "in doubt; as that is below 0.5 (sigma), images below 0.5 follow the opinion.",
         ),
         (
             "bottom bad",
             0.5,
-            "so the name is in doubt; but as that mean is not below 0.5 (sigma), all its images keep the name.",
+            "in doubt; but as that is not below 0.5 (sigma), all its images keep the name.",
         ),
         ("both good", 0.4, "so the name is not in doubt."),
         ("no vote", 0.4, "so the name is without a vote."),

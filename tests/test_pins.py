@@ -46,7 +46,7 @@ def test_pins_know_rows_and_refuse_what_is_unknown() -> None:
     assert len(Pins.of({}, IDS, NAMES).rows) == 0
     with pytest.raises(ValueError, match="of 'b' is 'Bees', which is none of the classes; did you mean 'bee'"):
         Pins.of({"a": "ant", "b": "Bees"}, IDS, NAMES)
-    with pytest.raises(ValueError, match=r"names the image 'z', which is not among the images; .* like 'a'"):
+    with pytest.raises(ValueError, match=r"given for the image 'z', which is not among the images; .* like 'a'"):
         Pins.of({"a": "ant", "z": "ant"}, IDS, NAMES)
 
 
@@ -207,7 +207,7 @@ def test_mistakes_are_answered_in_a_line(
     write_pins("lost.csv", {"picture": "ant"})
     for arguments, words in (
         ([], "relabel needs other names (--classes) or what a person said of images (--corrections)"),
-        (["--corrections", "lost.csv"], "a correction names the image 'picture', which is not among the images"),
+        (["--corrections", "lost.csv"], "a label is given for the image 'picture', which is not among the images"),
         (["--corrections", "none.csv"], "none.csv: No such file or directory"),
     ):
         assert main(["relabel", "run", *arguments]) == 1

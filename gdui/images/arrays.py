@@ -26,7 +26,9 @@ def open_bytes(files: Sequence[bytes], ids: Sequence[str] | None) -> Source:
     def shard(first: int) -> Shard:
         part, part_ids = files[first : first + ROWS], names[first : first + ROWS]
         stamp = fingerprint(first, part_ids, [hashlib.blake2b(data, digest_size=16).hexdigest() for data in part])
-        return Shard.make(str(first), partial(read_bytes, part, part_ids), partial(str, stamp), len(part))
+        return Shard.make(
+            str(first), partial(read_bytes, part, part_ids), partial(str, stamp), len(part), part_ids.copy
+        )
 
     return Source("a list of files in memory", [shard(first) for first in range(0, len(files), ROWS)])
 
@@ -68,7 +70,7 @@ def _cut(
     def shard(first: int) -> Shard:
         part, part_ids = images[first : first + ROWS], names[first : first + ROWS]
         stamp = partial(_stamp, stamp_of(part), first, part_ids, layout)
-        return Shard.make(str(first), partial(read_array, part, part_ids), stamp, len(part))
+        return Shard.make(str(first), partial(read_array, part, part_ids), stamp, len(part), part_ids.copy)
 
     return Source(name, [shard(first) for first in range(0, len(images), ROWS)])
 

@@ -12,7 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gdui.images.readers import read_parquet, read_tar
+from gdui.images.readers import parquet_names, read_parquet, read_tar
 from gdui.images.shards import ROWS, Shard, Source, stamp_files
 
 __all__ = ["PARQUET", "expand_braces", "matches", "open_files", "stems", "urls_of"]
@@ -123,7 +123,8 @@ def _parquet_shards(url: str, stem: str, image_column: str | None, id_column: st
         if counted >= ROWS or at == len(sizes) - 1:
             read = partial(read_parquet, url, stem, tuple(groups), first, column, id_column)
             stamp = partial(stamp_files, (url,), stem, first, column, id_column)
-            shards.append(Shard.make(f"{stem}/{first}", read, stamp, counted))
+            names = partial(parquet_names, url, stem, tuple(groups), range(first, first + counted), id_column)
+            shards.append(Shard.make(f"{stem}/{first}", read, stamp, counted, names))
             first, counted, groups = first + counted, 0, []
     return shards
 

@@ -30,7 +30,8 @@ def open_folder(root: Path) -> Source:
 
 
 def _shard(root: Path, names: Sequence[str]) -> Shard:
-    return Shard.make(names[0], partial(read_files, root, names), partial(_stamp, root, names), len(names))
+    called = partial(map, printable, names)
+    return Shard.make(names[0], partial(read_files, root, names), partial(_stamp, root, names), len(names), called)
 
 
 def _walk(root: Path, ignored: list[str]) -> Iterator[str]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from gdui.images.decode import UnreadableError, readable_suffixes
 from gdui.images.tar import DamagedError, members
 
-__all__ = ["read_array", "read_bytes", "read_files", "read_parquet", "read_tar"]
+__all__ = ["parquet_names", "read_array", "read_bytes", "read_files", "read_parquet", "read_tar"]
 
 Raw = bytes | Path | npt.NDArray[np.uint8] | UnreadableError
 Item = tuple[str, Raw]
@@ -125,6 +125,14 @@ def read_parquet(
         if error.errno is not None:
             raise
         yield f"{stem}/{row}", UnreadableError(f"the file is damaged from this row on: {error}")
+
+
+def parquet_names(url: str, stem: str, groups: Sequence[int], rows: range, id_column: str | None) -> list[str]:
+    """The ids of those rows of some row groups, without their images."""
+    if id_column is None:
+        return [f"{stem}/{row}" for row in rows]
+    with fsspec.open(url, "rb") as file, pq.ParquetFile(file) as table:
+        return [str(name) for name in table.read_row_groups(groups, [id_column])[id_column].to_pylist()]
 
 
 def _cells(column: pa.Array, folder: Path | None) -> Iterator[Raw]:

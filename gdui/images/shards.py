@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,20 +17,29 @@ ROWS = 4096  # of arrays and Parquet files; archives are shards as they come
 
 @dataclass(frozen=True)
 class Shard:
-    """Some images of a source that are read, encoded and written together; `count` is None until it is read."""
+    """Some images of a source that are read, encoded and written together.
+
+    count, names: how many there are and all their ids, None where only reading them tells.
+    """
 
     key: str
     read: Callable[[], Iterator[Item]]
     stamp: Callable[[], str]
     fingerprint: str
     count: int | None = None
+    names: Callable[[], Iterable[str]] | None = None
 
     @classmethod
     def make(
-        cls, key: str, read: Callable[[], Iterator[Item]], stamp: Callable[[], str], count: int | None = None
+        cls,
+        key: str,
+        read: Callable[[], Iterator[Item]],
+        stamp: Callable[[], str],
+        count: int | None = None,
+        names: Callable[[], Iterable[str]] | None = None,
     ) -> "Shard":
-        """A shard as its files stand now; both functions can be pickled, so that other processes may read it."""
-        return cls(key, read, stamp, stamp(), count)
+        """A shard as its files stand now; its functions can be pickled, so that other processes may read it."""
+        return cls(key, read, stamp, stamp(), count, names)
 
     def changed(self) -> bool:
         """Whether its files are no longer those it was made from."""
@@ -52,6 +61,16 @@ class Source:
     def fingerprint(self) -> str:
         """A hash that changes when its images do."""
         return fingerprint([shard.fingerprint for shard in self.shards])
+
+    def lacks(self, ids: Iterable[str]) -> list[str]:
+        """Those of `ids` that no image has; none where only reading the images would tell, as in archives."""
+        missing = dict.fromkeys(ids)
+        for shard in self.shards if missing else ():
+            if shard.names is None:
+                return []
+            for name in shard.names():
+                missing.pop(name, None)
+        return list(missing)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -3,6 +3,7 @@
 Two encoders may take part: one is asked for names, and another (or an inner layer of the same) sees what is clustered.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,11 +19,15 @@ from gdui.images import Source, open_source
 from gdui.labeling.encoders import Encoder, LazyEncoder
 from gdui.labeling.features import Features, FeatureStore, encode_source, load_features
 from gdui.labeling.inputs import Images, Scores, Texts, same_encoder
-from gdui.labeling.opinions import TEMPLATES, class_embeddings
+from gdui.labeling.opinions import TEMPLATES, class_embeddings, unknown_names
 from gdui.labeling.outcome import Progress
+from gdui.labeling.pins import check_ids
 from gdui.labels import Facts, no_quarantine
+from gdui.labels.words import listed
 
 __all__ = ["Given", "Intake", "same_images"]
+
+log = logging.getLogger(__name__)
 
 SCALE = 100.0  # of cosines with vectors that are handed in: what every published CLIP has learned
 
@@ -75,6 +80,7 @@ class Intake:
             opinion = _handed_in(given["opinions"], seen, embeddings, len(self.classes))
             return Images(seen, opinion, seen_hash, quarantine=quarantine)
         namer = self.namer.load("an opinion that is not given")
+        self._tell_unknown(namer)
         asked = seen if embeddings is None else embeddings
         same_encoder(namer.name, namer.hash, str(asked.identity.get("hash", "")) or learned.named_hash)
         vectors = class_embeddings(
@@ -83,16 +89,26 @@ class Intake:
         texts = Texts(vectors, namer.logit_scale, embeddings)
         return Images(seen, texts, seen_hash or ("" if embeddings else namer.hash), namer.hash, quarantine)
 
-    def open(self, source: Any, ids: Sequence[str] | None) -> Source:
-        """The images; `ids` name those of arrays and lists alone."""
+    def _tell_unknown(self, namer: Encoder) -> None:
+        """Warns of names that mean nothing to an encoder that was taught a few words only."""
+        plain = [name for name in self.classes if not self.descriptions.get(name)]
+        if unknown := unknown_names(namer.words, plain):
+            meant = checks.did_you_mean(unknown[0], namer.words)
+            log.warning("encoder %r was taught few words, and not %s%s", namer.name, listed(unknown), meant)
+
+    def open(self, source: Any, given: Given) -> Source:
+        """The images, which have all that are pinned."""
+        ids = given.get("ids")
         if ids is not None and isinstance(source, (str, os.PathLike, Source)):
             what = f"ids can be given for arrays and features only: the images of {str(source)!r} have their own"
             raise ValueError(what)
-        return open_source(source, ids=ids, **self.reading.given())
+        opened = open_source(source, ids=ids, **self.reading.given())
+        check_ids(given.get("pins") or {}, opened)
+        return opened
 
     def _encoded(self, source: Any, given: Given, learned: Facts) -> tuple[Features, Features | None, pa.Table]:
         """A source seen by one encoder, embedded by the other where that is needed, and what could not be read."""
-        opened = self.open(source, given.get("ids"))
+        opened = self.open(source, given)
         seer = (self.seer or self.namer).load("a source of images")
         same_encoder(seer.name, seer.hash, learned.encoder_hash)
         seen, quarantine = _in_memory(opened, seer)

@@ -187,7 +187,7 @@ class Labeler:
         """With clusterer "spice", lets a network learn from the pictures before anything else does."""
         if self.config.clusterer != "spice" or self._handed is not None:
             return
-        opened = None if source is None else self._intake.open(source, given.get("ids"))
+        opened = None if source is None else self._intake.open(source, given)
         check_names(given.get("pins") or {}, self.classes)
         with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
             pins, tell = given.get("pins"), given.get("progress")

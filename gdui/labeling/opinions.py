@@ -1,6 +1,7 @@
 """Opinions score images against class names: by an encoder's text tower, or as the user hands them in."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from gdui.labeling.rows import softmax
 
-__all__ = ["TEMPLATES", "class_embeddings", "zero_shot"]
+__all__ = ["TEMPLATES", "class_embeddings", "unknown_names", "zero_shot"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -54,6 +55,12 @@ def class_embeddings(
     ends = np.cumsum([len(texts) for texts in prompts])
     means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
+
+
+def unknown_names(words: Collection[str], classes: Sequence[str]) -> list[str]:
+    """The classes whose names hold a word that a text tower was not taught; without `words` it knows a language."""
+    spelt = {name: re.findall(r"[\w-]+", name.replace("_", " ").casefold()) for name in classes if words}
+    return [name for name, parts in spelt.items() if not set(words).issuperset(parts)]
 
 
 def zero_shot(features: npt.NDArray[Any], texts: Floats, logit_scale: float) -> Floats:

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gdui import checks
+from gdui.images import Source
 from gdui.labeling.learned import RULE, Decision
 
-__all__ = ["Pins", "check_names"]
+__all__ = ["Pins", "check_ids", "check_names"]
 
 Matrix = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.integer]
@@ -36,8 +37,7 @@ class Pins:
         known = {name: at for at, name in enumerate(classes)} | {"": -1}
         rows = pc.index_in(pa.array(list(named), ids.type), pa.concat_arrays(ids.chunks)) if named else pa.array([])
         if rows.null_count:
-            lost = list(named)[pc.index(pc.is_null(rows), True).as_py()]
-            raise ValueError(f"a correction names the image {lost!r}, which is not among the images{_like(ids)}")
+            raise _nobodys(list(named)[pc.index(pc.is_null(rows), True).as_py()], ids[0].as_py() if len(ids) else None)
         order = np.argsort(np.asarray(rows), kind="stable")
         of_class = np.array([known[name] for name in named.values()], np.int64)
         return cls(np.asarray(rows, np.int64)[order], of_class[order])
@@ -115,8 +115,15 @@ def check_names(named: Mapping[str, str], classes: Sequence[str]) -> None:
             raise ValueError(f"the label of {id_!r} is {name!r}, which is none of the classes{meant}")
 
 
-def _like(ids: pa.ChunkedArray) -> str:
-    return f"; their ids look like {ids[0].as_py()!r}" if len(ids) else ""
+def check_ids(named: Mapping[str, str], source: Source) -> None:
+    """Refuses pins of images that the source does not hold, where that shows before any of them is read."""
+    if lost := source.lacks(named):
+        raise _nobodys(lost[0], next((name for shard in source.shards for name in (shard.names or list)()), None))
+
+
+def _nobodys(id_: str, example: str | None) -> ValueError:
+    like = "" if example is None else f"; their ids look like {example!r}"
+    return ValueError(f"a label is given for the image {id_!r}, which is not among the images{like}")
 
 
 def _agreement(rows: npt.NDArray[np.bool_], label: Indices, votes: Indices, nearest: Indices) -> float:

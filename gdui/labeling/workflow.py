@@ -20,7 +20,7 @@ from gdui.labeling.handed import Inputs, address
 from gdui.labeling.job import CHECKPOINTS, LABELER, Classes, Job, counted, outcome
 from gdui.labeling.labeler import Progress
 from gdui.labeling.learned import Learned, digest
-from gdui.labeling.pins import check_names
+from gdui.labeling.pins import check_ids, check_names
 from gdui.labeling.spice import learn_source
 from gdui.labeling.summary import Outcome
 from gdui.labels import Facts, Labels, words
@@ -86,6 +86,8 @@ def label_run(
             _learn_along(images, names, config, out, device)
             return None
         given = _given(inputs, names, labels, labels_column, mode, config.source)
+        if given and images:
+            check_ids(given, images)
 
         def begin(run: Run, loaded: dict[str, Encoder]) -> Job:
             return kind(run, inputs, config, progress, loaded)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -131,8 +132,11 @@ def _task(classes: list[str], id_: str, index: int, score: float, prefix: str) -
 
 
 def to_fiftyone(labels: "Labels", path: Path) -> None:
-    """FiftyOne knows an image by its path without the suffix; targets count from the list of classes."""
-    confidence = np.nan_to_num(labels.numbers("confidence"), nan=0.0).tolist()
+    """FiftyOne knows an image by its path without the suffix; targets count from the list of classes.
+
+    Where there is no label the target is None, and where there is no confidence none is written.
+    """
+    confidence = labels.numbers("confidence").tolist()
     targets: dict[str, Any] = {}
     for (id_, index), score in zip(_rows(labels), confidence, strict=True):
         key = os.path.splitext(id_)[0]  # noqa: PTH122 - ids need not be paths
@@ -140,7 +144,8 @@ def to_fiftyone(labels: "Labels", path: Path) -> None:
             raise ValueError(
                 f"FiftyOne could not tell {id_!r} from another image: but for the suffix their ids are equal"
             )
-        targets[key] = {"label": index, "confidence": round(score, 6)} if index >= 0 else None
+        sure = {} if math.isnan(score) else {"confidence": round(score, 6)}
+        targets[key] = {"label": index} | sure if index >= 0 else None
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps({"classes": labels.classes, "labels": targets}), encoding="utf-8")
 

@@ -253,7 +253,7 @@ class Labels:
         export.to_label_studio(self, Path(path), prefix)
 
     def to_fiftyone(self, path: str | os.PathLike[str]) -> None:
-        """Writes the labels.json of a FiftyOneImageClassificationDataset."""
+        """Writes the labels.json of a FiftyOneImageClassificationDataset, whose `data_path` is the images' folder."""
         export.to_fiftyone(self, Path(path))
 
 

@@ -81,16 +81,16 @@ def _of_refinement(cluster: ClusterFacts, facts: Facts) -> list[str]:
     ends = ((cluster.delta_top, "surest"), (cluster.delta_btm, "least sure"))
     shares = " and ".join(f"{share:.0%} of its {which}" for share, which in ends if share is not None)
     text = (
-        f"The opinion gives that name to {f'{shares} images, ' if shares else ''}{cluster.delta:.0%} on the whole (delta). "
-        f"The least sure lie in the cluster with a mean probability of {cluster.r_btm:.2f} (r)"
+        f"The opinion gives that name to {f'{shares} images, ' if shares else ''}{cluster.delta:.0%} on the whole "
+        f"(delta). The least sure lie in the cluster with a mean probability of {cluster.r_btm:.2f} (r)"
     )
     verdict = f", so the name is {judged(cluster.branch)}" if cluster.branch else ""
     sigma = facts.configuration.get("refine", {}).get("sigma")
     if cluster.branch not in DOUBTFUL or sigma is None:
         return [f"{text}{verdict}."]
     if cluster.r_btm < sigma:
-        return [f"{text}{verdict}; as that mean is below {sigma:g} (sigma), images below {sigma:g} follow the opinion."]
-    return [f"{text}{verdict}; but as that mean is not below {sigma:g} (sigma), all its images keep the name."]
+        return [f"{text}{verdict}; as that is below {sigma:g} (sigma), images below {sigma:g} follow the opinion."]
+    return [f"{text}{verdict}; but as that is not below {sigma:g} (sigma), all its images keep the name."]
 
 
 def _of_match(cluster: ClusterFacts, classes: list[str]) -> str:

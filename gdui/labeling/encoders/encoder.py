@@ -53,7 +53,7 @@ class Encoder:
     Images go through `forward` in batches of exactly `settings.batch` (the rest is padding), so a vector does not
     depend on how many images it came with. On a CPU each batch has one thread, and several are at work side by side:
     how a product is split among threads shows in its last bits. `hash` is over the weights; with `transform` and
-    `precision` it is what features depend on.
+    `precision` it is what features depend on. `words` are all that its text tower was taught, none for a language.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Encoder:
     tokens: Tokenizer | None = field(default=None, repr=False)
     forward_text: Forward | None = field(default=None, repr=False)
     logit_scale: float = 100.0
+    words: frozenset[str] = frozenset()
 
     @property
     def batch(self) -> int:

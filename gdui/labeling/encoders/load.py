@@ -28,6 +28,23 @@ DEMO = Path(__file__).resolve().parents[2] / "demo"
 # The embedding of `digits` keeps little but the name; among the parts of its tower this one lets the clusters of
 # unlabelled digits stand out most, by their modularity in the graph of neighbours. No label takes part in that.
 SEEN_BY = {"digits": "digits#layer3"}
+# All that the captions of `digits` said.
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+AROUND = (
+    "a",
+    "the",
+    "digit",
+    "number",
+    "numeral",
+    "printed",
+    "photo",
+    "of",
+    "close-up",
+    "blurry",
+    "picture",
+    "drawing",
+)
+WORDS = frozenset(NUMBERS + AROUND)
 
 HUB_SECONDS = 5  # to answer in
 
@@ -84,7 +101,8 @@ def load_encoder(
     if layer:
         own = _clip_transform(open_clip.get_model_preprocess_cfg(model))
         return _callable_encoder(_InnerLayer(model.visual, layer), transform or own, settings, spec)
-    return _clip_encoder(model, tokens, spec, transform, settings)
+    made = _clip_encoder(model, tokens, spec, transform, settings)
+    return replace(made, words=WORDS) if shipped else made
 
 
 def clip_encoder(

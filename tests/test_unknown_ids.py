@@ -1,0 +1,85 @@
+"""Labels of images that a source does not have are refused before any image is looked at."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from commands import Cli
+from pictures import encoded, parquet, picture, read, tar_of
+
+from gdui import Labeler
+from gdui.images import Source, open_source
+
+
+def folder(where: Path) -> Source:
+    for name in ("a.png", "deep/b.png", os.fsdecode(b"\xff.png")):
+        (where / name).parent.mkdir(exist_ok=True)
+        picture().save(where / name)
+    return open_source(where)
+
+
+def columns(where: Path, **options: Any) -> Source:
+    return open_source(parquet(where / "t.parquet", name=pa.array(list("vwxyz"))), **options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        folder,
+        columns,
+        lambda where: columns(where, id_column="name"),
+        lambda _: open_source(np.zeros((5, 8, 8, 3), np.uint8), ids=list("vwxyz")),
+        lambda _: open_source([encoded(picture())] * 5),
+    ],
+    ids=["folder", "parquet", "parquet with names", "array", "files in memory"],
+)
+def test_a_source_knows_its_images_without_reading_them(
+    make: Callable[[Path], Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gdui.images.files.ROWS", 3)
+    source = make(tmp_path)
+    ids, _, rejected = read(source)
+    assert [name for shard in source.shards for name in (shard.names or list)()] == sorted([*ids, *rejected])
+    assert source.lacks(ids) == []
+    assert source.lacks([ids[0], "nobody", ids[-1], "none"]) == ["nobody", "none"]
+
+
+def test_of_an_archive_only_reading_tells(tmp_path: Path) -> None:
+    source = open_source(tar_of(tmp_path / "a.tar", {"a.png": encoded(picture())}))
+    assert source.lacks(["nobody"]) == []
+
+
+@pytest.fixture
+def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No image may be encoded, and no network may learn."""
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("the work has begun")
+
+    for name in ("job.encode_source", "intake.encode_source", "job.learn_source", "labeler.learn_source"):
+        monkeypatch.setattr(f"gdui.labeling.{name}", never)
+
+
+@pytest.mark.usefixtures("unseen")
+@pytest.mark.parametrize("settings", [[], ["--set", "clusterer=spice"]], ids=["default", "spice"])
+def test_the_command_refuses_them_first(
+    gdui: Cli, photos: Path, names: Path, encoder: str, tmp_path: Path, settings: list[str]
+) -> None:
+    (tmp_path / "few.csv").write_text("id,label\n00.png,red\n0.png,red\n")
+    command = ("label", photos, "--classes", names, "--encoder", encoder, "--labels", tmp_path / "few.csv", *settings)
+    code, _, err = gdui(*command, "--out", tmp_path / "run")
+    assert code == 1
+    assert "a label is given for the image '0.png', which is not among the images; their ids look like '00.png'" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("unseen")
+@pytest.mark.parametrize("settings", [{}, {"clusterer": "spice"}], ids=["default", "spice"])
+def test_the_labeler_refuses_them_first(photos: Path, encoder: str, settings: dict[str, Any]) -> None:
+    labeler = Labeler(["red", "green", "blue"], encoder, **settings)
+    with pytest.raises(ValueError, match=r"a label is given for the image 'nobody', .* look like '00\.png'"):
+        labeler.fit(photos, pins={"nobody": "red"})
