@@ -21,6 +21,7 @@ __all__ = [
     "flag",
     "in_range",
     "indices",
+    "number",
     "on_cpu",
     "on_gpu",
     "one_of",
@@ -169,10 +170,16 @@ def whole(name: str, value: int, lowest: int, highest: int | None = None) -> int
 
 def in_range(name: str, value: float, low: float, high: float) -> float:
     """`value` as a float in [low, high]."""
+    out = number(name, value)
+    if not low <= out <= high:
+        raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+    return out
+
+
+def number(name: str, value: float) -> float:
+    """`value` as a float."""
     if not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be between {low} and {high}, not {value}")
     try:
         return float(value)
     except OverflowError:

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -172,7 +173,7 @@ def test_auto_says_what_it_chose_and_why(caplog: pytest.LogCaptureFixture, monke
     with caplog.at_level(logging.INFO, "gdui"):
         neighbors(rows, 3)
     assert "method exact, because 500 x 500 products" in caplog.text
-    assert neighbors(rows, 3).how == "exact, because 500 x 500 products of width 32 are quick enough on cpu"
+    assert neighbors(rows, 3).how == "exact, because 500 x 500 products of width 8 are quick enough on cpu"
     assert neighbors(rows, 3, "faiss-flat").how == "faiss-flat"
     monkeypatch.setattr("gdui.labeling.neighbors.EXACT_OPERATIONS", 1.0)
     with caplog.at_level(logging.INFO, "gdui"):
@@ -244,6 +245,20 @@ def test_mistakes_are_named(change: dict[str, object], message: str) -> None:
 def test_wrong_types_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         neighbors(np.ones((10, 5)), **({"k": 1} | change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"seed": -1}, ValueError, "seed must be at least 0, not -1"),
+        ({"seed": "a"}, TypeError, "seed must be a whole number, not str"),
+        ({"iterations": -1}, ValueError, "iterations must be at least 0, not -1"),
+        ({"iterations": 2.0}, TypeError, "iterations must be a whole number, not float"),
+    ],
+)
+def test_mistakes_with_kmeans_are_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        kmeans(np.ones((10, 5)), 2, **change)
 
 
 def test_a_device_is_refused_where_nothing_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:

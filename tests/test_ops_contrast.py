@@ -178,6 +178,7 @@ def test_blocks_add_up_to_the_whole(rows: int, entries: int) -> None:
         ({"queue": torch.zeros(5, 4)}, ValueError, r"queue must be \[Q, 3\] with at least one row, not \(5, 4\)"),
         ({"queue": torch.zeros(5, 3, requires_grad=True)}, ValueError, "queue gets no gradient: detach it"),
         ({"temperature": 0.0}, ValueError, "temperature must be above 0, not 0.0"),
+        ({"temperature": torch.tensor(0.2, requires_grad=True)}, TypeError, "temperature must be a number, not Tensor"),
         ({"temperature": float("nan")}, ValueError, "temperature must be above 0, not nan"),
     ],
 )

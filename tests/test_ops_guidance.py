@@ -240,6 +240,7 @@ X, T = torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
         (6, {"seed": T, "method": "euler"}, "method must be one of 'ancestral', 'ddim', not 'euler'"),
         (6, {"seed": T, "variance": "fixed"}, "variance must be one of"),
         (6, {"seed": T, "eta": 2.0}, "eta must be between 0.0 and 1.0, not 2.0"),
+        (6, {"seed": T, "scale": float("nan")}, "scale must be between -inf and inf, not nan"),
         (6, {"seed": T, "clip": 1.5}, "clip must be between 0.0 and 1.0, not 1.5"),
         (6, {"seed": T, "gradient": X[:, :2]}, "gradient must have x's shape (2, 3, 4, 4), not (2, 2, 4, 4)"),
         (6, {"seed": T, "unconditional": X[:, :2]}, "unconditional must be (2, 3, 4, 4) or (2, 6, 4, 4) for this x"),
@@ -249,3 +250,10 @@ def test_mistakes_are_named(channels: int, options: dict[str, Any], message: str
     with pytest.raises(ValueError) as raised:
         ops.guided_step(X, torch.zeros(2, channels, 4, 4), T, SCHEDULE, **options)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["scale", "guidance", "eta"])
+@pytest.mark.parametrize("value", ["2", None, torch.ones(2)], ids=lambda value: type(value).__name__)
+def test_a_scale_is_one_number(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a number, not {type(value).__name__}"):
+        ops.guided_step(X, X, T, SCHEDULE, method="ddim", **{name: value})

@@ -102,3 +102,9 @@ def test_mistakes_are_named(
     with pytest.raises(error) as raised:
         ops.noise_images(x0, t, SCHEDULE, **options)  # type: ignore[arg-type]
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", None, SCHEDULE.betas], ids=lambda value: type(value).__name__)
+def test_what_is_no_schedule_is_named(schedule: Any) -> None:
+    with pytest.raises(TypeError, match=f"schedule must be a .*Schedule, not {type(schedule).__name__}"):
+        ops.noise_images(X0, T, schedule, seed=T)

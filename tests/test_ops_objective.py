@@ -9,6 +9,7 @@ from diffusion_cases import SHAPES, backends_and_types, moved, steps_for, wave
 from scipy import stats
 from tolerance import assert_no_worse
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.distributions import Normal, kl_divergence
 
 from gdui import ops
@@ -212,11 +213,24 @@ def test_the_way_back_can_be_gone_twice(backend: str, kind: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_images_and_noise_count_as_given(backend: str) -> None:
+@pytest.mark.parametrize("name", ["x0", "noise"])
+def test_a_gradient_that_is_not_made_is_not_lost(name: str, backend: str) -> None:
     prediction, x0, noise = (moved(value, backend) for value in inputs((2, 1, 3, 3)))
-    t = torch.tensor([0, 20], device=x0.device)
-    loss = ops.denoising_loss(prediction, x0.requires_grad_(), t, SCHEDULE, noise=noise, backend=backend)  # type: ignore[arg-type]
-    assert not loss.requires_grad
+    images = {"x0": x0, "noise": noise}
+
+    def loss() -> Tensor:
+        t = torch.tensor([0, 20], device=x0.device)
+        return ops.denoising_loss(prediction, t=t, schedule=SCHEDULE, backend=backend, **images)  # type: ignore[arg-type]
+
+    with forward_ad.dual_level():
+        plain, images[name] = images[name], forward_ad.make_dual(images[name], images[name])
+        with pytest.raises(RuntimeError, match=r"denoising_loss has no forward-mode derivative \(jvp\)"):
+            loss()
+    images[name] = plain.requires_grad_()
+    with pytest.raises(ValueError, match=f"{name} gets no gradient: detach it"):
+        loss()
+    with torch.no_grad():
+        assert loss().isfinite().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,5 +1,7 @@
 """The schedule: betas and kept steps against published numbers, the table against its definitions."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -99,16 +101,41 @@ def test_a_schedule_of_one_step_is_finite() -> None:
         (("linear", 0), "steps must be at least 1, not 0"),
         (("linear", 100, "many"), "respacing must be like '250', '10,15,20' or 'ddim25', not 'many'"),
         (("linear", 100, "0"), "not '0'"),
+        (("linear", 100, 25), "respacing must be like '250', '10,15,20' or 'ddim25', not 25"),
         (("linear", 100, "²"), "not '²'"),
         (("linear", 100, "ddim3,4"), "not 'ddim3,4'"),
         (("linear", 100, "ddim70"), "no whole stride takes 70 of 100 steps"),
         (("linear", 100, "60,10"), "respacing wants 60 steps of a section of 50"),
     ],
 )
-def test_mistakes_are_named(arguments: tuple[str, int, str], message: str) -> None:
+def test_mistakes_are_named(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError) as error:
         Schedule.from_name(*arguments)
     assert message in str(error.value)
+
+
+def test_betas_of_ones_own() -> None:
+    betas = np.linspace(1e-4, 0.02, 1000)
+    own, known = Schedule(betas, np.arange(1000)), Schedule.from_name("linear")
+    assert torch.equal(own.table(), known.table())
+    assert torch.equal(Schedule(list(betas), list(range(1000))).table(), known.table())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("betas", "kept", "message"),
+    [
+        ([0.1, 1.0], [0, 1], "betas must be above 0 and below 1, but hold 1.0"),
+        ([0.0, 0.1], [0, 1], "betas must be above 0 and below 1, but hold 0.0"),
+        ([0.1, np.nan], [0, 1], "betas holds NaN or infinity"),
+        ([[0.1]], [0], "betas must have 1 axis, not 2"),
+        ([], [], "betas must hold at least one step"),
+        ([0.1, 0.2], [0], "timestep_map must have 2 entries, not 1"),
+        ([0.1], [-1], "timestep_map must be at least 0, but holds -1"),
+    ],
+)
+def test_wrong_betas_are_named(betas: Any, kept: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule(betas, kept)
 
 
 def test_half_a_step_is_refused() -> None:

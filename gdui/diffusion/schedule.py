@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gdui.checks import one_of, whole
+from gdui.checks import array, indices, one_of, whole
 from gdui.kernels.tables import Column
 
 __all__ = ["Schedule"]
@@ -24,11 +24,26 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Betas in float64, and which step of the full schedule each belongs to."""
+    """Betas in float64, and which step of the full schedule each belongs to; `from_name` has the published ones.
+
+    betas: the variance of the noise that each step adds, above 0 and below 1 [steps].
+    timestep_map: what a network is told of each step, its number before respacing [steps, int64].
+    """
 
     betas: Vector
     timestep_map: npt.NDArray[np.int64]
     _tables: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        betas = array("betas", self.betas, 1).astype(np.float64, copy=False)
+        if not len(betas):
+            raise ValueError("betas must hold at least one step, not none")
+        outside = betas[(betas <= 0) | (betas >= 1)]
+        if len(outside):
+            raise ValueError(f"betas must be above 0 and below 1, but hold {outside[0]}")
+        kept = indices("timestep_map", self.timestep_map, length=len(betas)).astype(np.int64, copy=False)
+        object.__setattr__(self, "betas", betas)
+        object.__setattr__(self, "timestep_map", kept)
 
     @classmethod
     def from_name(cls, name: str, steps: int = 1000, respacing: str = "") -> Self:
@@ -101,7 +116,7 @@ def kept_steps(steps: int, respacing: str) -> npt.NDArray[np.int64]:
     """The steps that `respacing` keeps, ascending."""
     if not respacing:
         return np.arange(steps)
-    if not re.fullmatch(RESPACING, respacing):
+    if not isinstance(respacing, str) or not re.fullmatch(RESPACING, respacing):
         raise ValueError(f"respacing must be like '250', '10,15,20' or 'ddim25', not {respacing!r}")
     if respacing.startswith("ddim"):
         return whole_stride(steps, int(respacing.removeprefix("ddim")))

@@ -54,7 +54,7 @@ def neighbors(
     leave_self_out = queries is None and not include_self
     k = _count("k", k, len(rows) - leave_self_out, "the rows that can be neighbours")
     if method == "auto":
-        method, how = _choose(len(rows), len(looking), rows.shape[1], k, device)
+        method, how = _choose(len(rows), len(looking), np.shape(features)[1], k, device)
     count = checks.thread_count(threads)
     if method == "exact":
         nearest = exact.nearest(rows, looking, k, leave_self_out=leave_self_out, device=device, threads=count)
@@ -96,7 +96,8 @@ def kmeans(
     rows = exact.unit_rows("features", features)
     k = _count("k", k, len(rows), "the rows of features")
     count = checks.thread_count(threads)
-    centroids = _spread_out(rows, k, np.random.default_rng(seed))
+    checks.whole("iterations", iterations, 0)
+    centroids = _spread_out(rows, k, np.random.default_rng(checks.whole("seed", seed, 0)))
     before = np.full(len(rows), -1)
     for _ in range(iterations):
         found = exact.nearest(centroids, rows, 1, threads=count)

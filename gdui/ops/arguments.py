@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-__all__ = ["check_floats", "check_tensor", "refuse_tangents", "tangent_of"]
+__all__ = ["check_floats", "check_tensor", "refuse_gradients", "refuse_tangents", "tangent_of"]
 
 
 def check_tensor(name: str, value: object, wanted: str = "a tensor") -> None:
@@ -18,6 +18,13 @@ def check_floats(name: str, value: Tensor) -> None:
     check_tensor(name, value, "a floating-point tensor")
     if not value.is_floating_point():
         raise TypeError(f"{name} must be floating-point, not {value.dtype}")
+
+
+def refuse_gradients(**tensors: Tensor | None) -> None:
+    """Raises where a gradient would be lost: none is made of these."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name} gets no gradient: detach it")
 
 
 def tangent_of(tensor: Tensor) -> Tensor | None:

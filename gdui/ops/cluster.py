@@ -21,8 +21,8 @@ def cluster_loss(logits: Tensor, targets: Tensor, *, backend: Backend = "auto") 
 
     Args:
         logits: of each head's samples and clusters [H, N, K], in float32, bfloat16, float16 or float64.
-        targets: each head's pseudo-labels [H, N] in int64, -1 for samples it hasn't chosen. One of K or more raises on
-            the CPU; on a GPU, where looking would wait for it, it is not chosen either.
+        targets: each head's pseudo-labels [H, N] in int64, negative for samples it hasn't chosen. One of K or more
+            raises on the CPU; on a GPU, where looking would wait for it, it is not chosen either.
         backend: "triton", "native" (C++) or "reference".
 
     Returns:

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gdui.checks import number
 from gdui.kernels import reference
-from gdui.ops.arguments import check_tensor, refuse_tangents
+from gdui.ops.arguments import check_tensor, refuse_gradients, refuse_tangents
 from gdui.ops.dispatch import Backend, choose, wider
 from gdui.ops.once import once
 
@@ -26,14 +27,14 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, temperature: float, *, backend
         q: queries [B, d] in float32, bfloat16, float16 or float64.
         k: the key that belongs to each query [B, d], of q's type.
         queue: keys that belong to none [Q, d], one a row, in any of these types; it gets no gradient.
-        temperature: the divisor of the products, above 0.
+        temperature: the divisor of the products, a number above 0: it gets no gradient.
         backend: "triton", "native" (PyTorch's products on blocks of the queue), "reference" (all logits at once).
 
     Returns:
         the loss of each row [B] in float32 (float64 for float64 queries).
     """
     check_vectors(q, k, queue)
-    if not temperature > 0:
+    if not number("temperature", temperature) > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
     refuse_tangents("info_nce", q, k, queue)
     loss: Tensor = info_nce_op(q, k, queue, float(temperature), backend)[0]
@@ -55,8 +56,7 @@ def check_vectors(q: Tensor, k: Tensor, queue: Tensor) -> None:
         raise ValueError(f"k must have q's shape {tuple(q.shape)}, not {tuple(k.shape)}")
     if queue.shape[1] != q.shape[1] or len(queue) == 0:
         raise ValueError(f"queue must be [Q, {q.shape[1]}] with at least one row, not {tuple(queue.shape)}")
-    if queue.requires_grad and torch.is_grad_enabled():
-        raise ValueError("queue gets no gradient: detach it")
+    refuse_gradients(queue=queue)
 
 
 @torch.library.custom_op("gdui::info_nce", mutates_args=())

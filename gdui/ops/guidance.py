@@ -1,5 +1,6 @@
 """One step of sampling: what is predicted is bounded, steered by a gradient, and the next noise added, in one pass."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -55,23 +56,37 @@ def guided_step(
     """The images one step earlier; not differentiable: this is sampling.
 
     Args:
-        x: the images at step t [B, C, ...].
+        x: the images at step t [B, C, ...] in float32, bfloat16, float16 or float64.
         prediction: the network's [B, C, ...], or [B, 2C, ...] with the values of a learned variance, which only
             "ancestral" with "learned_range" reads.
-        t: the step of each image [B]; at step 0 no noise is added.
-        gradient: of a classifier's log probability by x, scaled by `scale`: it moves the mean by the variance
-            ("ancestral") or the predicted noise by -√(1-ᾱ) ("ddim").
+        t: the step of each image [B] in int64, an index into the schedule; at step 0 no noise is added.
+        schedule: a `gdui.diffusion.schedule.Schedule`, of whose steps (after respacing) `t` speaks.
+        gradient: of a classifier's log probability by x [B, C, ...], multiplied by `scale`: it moves the mean by the
+            variance ("ancestral") or the predicted noise by -√(1-ᾱ) ("ddim").
+        scale: how strongly the gradient steers; without a gradient nothing.
         noise, seed: the noise to add, or an int64 seed for each image [B]: each step draws other noise from it, so one
             seed serves a whole run. "ddim" needs either only where `eta` is above 0.
-        clip: bound the predicted x0 by 1 (True), not at all (False), or by that quantile of its own size, by which it
-            is then divided (dynamic thresholding).
+        method: "ancestral" draws from p(x' | x); "ddim" takes DDIM's step.
+        eta: how much of the ancestral step's noise "ddim" adds, from 0 (none) to 1; "ancestral" doesn't read it.
+        variance: of the ancestral step: between its bounds by the prediction's second half ("learned_range"), or the
+            lower bound ("fixed_small") or the upper one ("fixed_large").
+        clip: bound the predicted x0 by 1 (True), not at all (False), or by a quantile of its own size, a float from 0
+            to 1, by which it is then divided (dynamic thresholding).
+        target: what is predicted: the noise, the image, or the velocity √ᾱ noise - √(1-ᾱ) x0.
         unconditional: a second, weaker prediction (without the class, or by a weaker network); the one used is
-            unconditional + guidance (prediction - unconditional).
+            unconditional + guidance (prediction - unconditional). The variance is the first one's.
+        guidance: 1 is the prediction itself, more moves it away from the other; without `unconditional` nothing.
+        backend: "triton", "native" (C++, not for float64) or "reference".
+
+    Returns:
+        the images, of x's shape, type and memory format.
     """
     one_of("method", method, ["ancestral", "ddim"])
     one_of("variance", variance, ["learned_range", "fixed_small", "fixed_large"])
     one_of("target", target, ["eps", "x0", "v"])
     in_range("eta", eta, 0.0, 1.0)
+    in_range("scale", scale, -math.inf, math.inf)
+    in_range("guidance", guidance, -math.inf, math.inf)
     check_images("x", x)
     t = per_image("t", t, x, "x")
     learned = True if method == "ancestral" and variance == "learned_range" else None

@@ -83,6 +83,8 @@ def same_device(name: str, value: Tensor, like: Tensor, owner: str) -> None:
 
 def table_of(schedule: Tabulated, images: Tensor) -> Tensor:
     """The schedule's coefficients where the images are, in float64 for float64 images and float32 for all others."""
+    if not hasattr(schedule, "table"):
+        raise TypeError(f"schedule must be a gdui.diffusion.schedule.Schedule, not {type(schedule).__name__}")
     return schedule.table(images.device, torch.float64 if images.dtype == torch.float64 else torch.float32)
 
 

@@ -39,9 +39,14 @@ def noise_images(
 
     Args:
         x0: images [B, C, ...] in float32, bfloat16, float16 or float64.
-        t: the step of each image [B], an index into the schedule.
+        t: the step of each image [B] in int64, an index into the schedule.
+        schedule: a `gdui.diffusion.schedule.Schedule`, of whose steps (after respacing) `t` speaks.
         noise: the noise, of x0's shape.
         seed: in place of noise, an int64 seed for each image [B]; `denoising_loss` draws the same noise from it.
+        backend: "triton", "native" (C++, not for float64) or "reference".
+
+    Returns:
+        the noisy images, of x0's shape, type and memory format, with gradients to x0 and noise.
     """
     check_images("x0", x0)
     t = per_image("t", t, x0, "x0")

@@ -1,13 +1,14 @@
 """Group normalisation, scale and shift, and SiLU as one operation: what a UNet does between its convolutions."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gdui.checks import whole
+from gdui.checks import flag, in_range, whole
 from gdui.kernels import reference
-from gdui.ops.arguments import check_floats, check_tensor, refuse_tangents
+from gdui.ops.arguments import check_floats, refuse_tangents
 from gdui.ops.dispatch import Backend, choose, wider
 
 __all__ = ["group_norm_silu"]
@@ -34,7 +35,9 @@ def group_norm_silu(
         x: images [B, C, ...] in float32, bfloat16, float16 or float64; channels_last ones are read where they lie.
         groups: a divisor of C.
         weight, bias: of each channel [C].
-        scale, shift: of each image's channels [B, C].
+        scale, shift: of each image's channels [B, C]; without them 0.
+        eps: is added to the variance, at least 0.
+        silu: whether f is SiLU.
         backend: "triton", "native" (C++, not for float64) or "reference".
 
     Returns:
@@ -42,7 +45,11 @@ def group_norm_silu(
     """
     check_images(x, groups)
     check_channels(x, {"weight": weight, "bias": bias}, x.shape[1:2])
-    check_channels(x, {"scale": scale, "shift": shift}, x.shape[:2])
+    check_channels(
+        x, {name: value for name, value in (("scale", scale), ("shift", shift)) if value is not None}, x.shape[:2]
+    )
+    in_range("eps", eps, 0.0, math.inf)
+    flag("silu", silu)
     refuse_tangents("group_norm_silu", x, weight, bias, scale, shift)
     gain, offset = affine(x, weight, bias, scale, shift)
     pixels = x.flatten(2).transpose(1, 2).contiguous()
@@ -73,11 +80,9 @@ def check_images(x: Tensor, groups: int) -> None:
         raise ValueError(f"groups must divide the {x.shape[1]} channels of x, but is {groups}")
 
 
-def check_channels(x: Tensor, values: dict[str, Tensor | None], shape: torch.Size) -> None:
+def check_channels(x: Tensor, values: dict[str, Tensor], shape: torch.Size) -> None:
     for name, value in values.items():
-        if value is None:
-            continue
-        check_tensor(name, value)
+        check_floats(name, value)
         if value.shape != shape:
             raise ValueError(f"{name} must be {tuple(shape)}, not {tuple(value.shape)}")
         if value.device != x.device:

@@ -11,6 +11,7 @@ from gdui import _core
 from gdui.checks import one_of
 from gdui.kernels import reference_diffusion as reference
 from gdui.kernels.reference_diffusion import Denoising, halves
+from gdui.ops.arguments import refuse_gradients, refuse_tangents
 from gdui.ops.dispatch import Backend, choose
 from gdui.ops.images import (
     Tabulated,
@@ -49,18 +50,25 @@ def denoising_loss(
     weighting: Weighting | None = None,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Each image's loss [B], with the gradient of the prediction; x0 and the noise count as given.
+    """How wrong a network is about each image, with the gradient to its prediction.
 
     Args:
         prediction: what the network said of the noisy images [B, C, ...], or [B, 2C, ...] with the values that place
-            the variance between its bounds, which all kinds but "simple" need.
-        x0: the clean images [B, C, ...].
-        t: the step of each image [B].
-        noise, seed: the noise in the images, or the seeds [B] that `noise_images` drew it from.
+            the variance between its bounds, which all kinds but "simple" need; its type may be another than x0's.
+        x0: the clean images [B, C, ...] in float32, bfloat16, float16 or float64, from -1 to 1 where the bound counts;
+            like the noise it gets no gradient, and one that wants it is refused.
+        t: the step of each image [B] in int64, an index into the schedule.
+        schedule: a `gdui.diffusion.schedule.Schedule`, of whose steps (after respacing) `t` speaks.
+        noise, seed: the noise in the images, of x0's shape, or the int64 seeds [B] that `noise_images` drew it from.
         kind: the mean square ("simple"), the variational bound in bits for each number ("vlb"), or their sum
             ("hybrid"), where the bound trains the variance alone; "rescaled_hybrid" scales it by steps / 1000.
         target: what is predicted: the noise, the image, or the velocity √ᾱ noise - √(1-ᾱ) x0.
-        weighting: of the mean square by the signal-to-noise ratio: min-SNR with 5, or P2 with k = γ = 1.
+        weighting: of the mean square by the signal-to-noise ratio: min-SNR with 5, or P2 with k = γ = 1; without it
+            all steps weigh the same.
+        backend: "triton", "native" (C++, not for float64) or "reference".
+
+    Returns:
+        the loss of each image [B] in float32 (float64 for float64 images).
     """
     one_of("kind", kind, ["simple", "hybrid", "rescaled_hybrid", "vlb"])
     one_of("target", target, ["eps", "x0", "v"])
@@ -72,6 +80,8 @@ def denoising_loss(
     check_prediction("prediction", prediction, x0, "x0", learned=None if kind == "simple" else True)
     t = per_image("t", t, x0, "x0")
     seed = check_noise(noise, seed, x0, "x0")
+    refuse_gradients(x0=x0, noise=noise)
+    refuse_tangents(NAME, x0, noise)
     table = table_of(schedule, x0)
     run = runner(denoising_loss_op, DenoisingLoss.apply, compute, prediction)
     out: Tensor = run(prediction, x0, t, table, noise, seed, kind, target, weighting or "none", backend)
