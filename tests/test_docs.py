@@ -1,6 +1,7 @@
 """All code in the README, the documentation and the examples runs; the digits stand in for the big encoder."""
 
 import importlib.util
+import inspect
 import io
 import re
 import runpy
@@ -9,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +19,12 @@ import pytest
 from PIL import Image
 
 from benchmarks import reproduce
+from gdui import ops
 from gdui.cli import main
 from gdui.cli.main import parser
 from gdui.demo import NAMES, images
+from gdui.diffusion import schedule
+from gdui.labeling import match, neighbors, refine, select
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,6 +38,7 @@ SMALLER = {
         ' settings={"recipe.steps": 2, "classifier_recipe.steps": 2})'
     ),
     'model.sample("bird", n=64)': 'model.sample("bird", n=2, steps=2)',
+    "torch.compile(losses, fullgraph=True)": 'torch.compile(losses, fullgraph=True, backend="aot_eager")',
     "'s3://bucket/shards/{00000..09999}.tar'": "photos/",
     "s3://bucket/run": "run_cluster",
 }
@@ -137,6 +143,29 @@ def test_the_page_of_commands_has_every_command_and_option() -> None:
         options = set(re.findall(r"--[a-z][\w-]*", told.getvalue().partition("options:")[2]))
         for option in options - {"--help", "--json", "--debug"}:
             assert f"`{option}" in text, (name, option)
+
+
+@pytest.mark.parametrize(
+    "module", [ops, match, neighbors, refine, schedule, select], ids=lambda module: str(module.__name__)
+)
+def test_the_reference_has_what_a_module_offers(module: ModuleType) -> None:
+    shown = set(re.findall(r"^::: ([\w.]+)", "".join(page.read_text() for page in PAGES), re.MULTILINE))
+    offered = [getattr(module, name) for name in module.__all__]
+    for one in filter(lambda one: hasattr(one, "__qualname__"), offered):
+        places = {
+            module.__name__,
+            one.__module__,
+            f"{module.__name__}.{one.__name__}",
+            f"{one.__module__}.{one.__name__}",
+        }
+        assert places & shown, f"no page shows {one.__name__} of {module.__name__}"
+
+
+@pytest.mark.parametrize("name", ops.__all__)
+def test_every_argument_of_a_kernel_is_explained(name: str) -> None:
+    op = getattr(ops, name)
+    explained = re.findall(r"^    (\w+(?:, \w+)*): ", inspect.getdoc(op) or "", re.MULTILINE)
+    assert set(", ".join(explained).split(", ")) == set(inspect.signature(op).parameters)
 
 
 def test_links_lead_somewhere() -> None:

@@ -83,6 +83,7 @@ def stable_match(
     class_priority: [K, C], how much class c wants cluster k; without it `priority` serves both sides.
     tie_break: a [K, C] table, or several, asked in turn where the priorities are equal.
     capacity: how many clusters a class takes: one number, or one a class [C]; 1 if not given.
+    threads: as many as the cores if not given; the answer is the same.
     """
     workers = checks.thread_count(threads)
     shared = class_priority is None
@@ -97,7 +98,10 @@ def stable_match(
 def hungarian(
     priority: npt.ArrayLike, capacity: int | npt.ArrayLike | None = None, *, threads: int | None = None
 ) -> Matching:
-    """Matches clusters with classes so that the sum of their priorities is the largest; not stable in general."""
+    """Matches clusters with classes so that the sum of their priorities is the largest; not stable in general.
+
+    The arguments are those of `stable_match`.
+    """
     workers = checks.thread_count(threads)
     table = checks.array("priority", priority, 2)
     seats = _capacity(capacity, table.shape[1])

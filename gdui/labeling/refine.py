@@ -113,12 +113,16 @@ def refine(
 
     cluster: [N] whole numbers in [0, K).   confidence: [N], each sample's probability of its own cluster.
     opinion: [N], the class the opinion gives each sample.   class_of_cluster: [K], -1 for none.
-    weights: of delta_top and delta_btm.
+    sigma: below what confidence a doubtful cluster's samples take the opinion's class.
+    n: how many samples of each kind judge a cluster, at most; at least 1.
+    weights: of delta_top and delta_btm, at least 0 and not both 0.
+    lambda_delta, lambda_top, lambda_btm: what the rule holds the shares against, from 0 to 1.
     on_mismatch: what becomes of a cluster whose name got no vote among its most confident samples, or that has no
         name: "keep" treats it as any other, "relabel" hands all its samples to the opinion.
     Where any array is on a GPU (CuPy, torch, all with DLPack) the work is done there, and the result is CuPy arrays.
 
     rank_by: [N], what to choose the most and least confident by where the probabilities saturate at 1 (logit margins).
+    threads: as many as the cores if not given; the answer is the same.
     """
     workers = checks.thread_count(threads)
     threshold = checks.in_range("sigma", sigma, -np.inf, np.inf)

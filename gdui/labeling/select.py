@@ -28,7 +28,7 @@ class Selection:
     """The chosen samples of every cluster, one cluster after the other.
 
     index: the samples' indices [int64], within a cluster the best first.
-    offset: cluster k owns index[offset[k]:offset[k + 1]] [K + 1, int64].
+    offset: where each cluster's samples begin [K + 1, int64]: cluster k owns `index[offset[k] : offset[k + 1]]`.
     """
 
     index: npt.NDArray[np.int64]
@@ -75,8 +75,9 @@ def most_confident(
     """The n most confident samples of each cluster, or all of a smaller one, the most confident first.
 
     cluster: [N] whole numbers in [0, n_clusters).   confidence: [N] finite numbers.
-    n: one number, or one a cluster [K].
+    n: one number, or one a cluster [K]; at least 0.
     n_clusters: K; without it the length of n, or the largest cluster plus one.
+    threads: as many as the cores if not given; the answer is the same.
     """
     return _select(cluster, confidence, n, n_clusters, threads, most=True)
 
@@ -141,6 +142,8 @@ def priority_table(
     votes: [N] whole numbers in [0, n_classes), the class each sample votes for.   cluster: [N] whole numbers.
     weight: [N], what each vote counts (its probability, say); without it 1. A row is divided by the number of its
         samples, so it sums to 1, or to the mean weight. Rows of clusters without samples are 0.
+    n_clusters: K; without it the largest cluster plus one.
+    threads: as many as the cores if not given; the answer is the same.
     """
     workers = checks.thread_count(threads)
     classes = checks.whole("n_classes", n_classes, 1, checks.MOST_CLUSTERS)
@@ -172,7 +175,8 @@ def consistency_from_neighbors(
 ) -> npt.NDArray[np.float64]:
     """The share of each sample's neighbours that lie in its own cluster (the paper's eq. 8) [N].
 
-    neighbors: [N, k] indices of samples.   cluster: [N] whole numbers.
+    neighbors: [N, k] indices of samples, as `neighbors(...).indices` has them.   cluster: [N] whole numbers.
+    threads: as many as the cores if not given; the answer is the same.
     """
     workers = checks.thread_count(threads)
     labels = checks.indices("cluster", cluster, ranged=False)
@@ -183,6 +187,6 @@ def consistency_from_neighbors(
 
 
 def reliable(consistency: npt.ArrayLike, threshold: float) -> npt.NDArray[np.bool_]:
-    """Which samples' consistency reaches the threshold (the paper's eq. 7) [N]."""
+    """Which samples' consistency [N] reaches the threshold, a number from 0 to 1 (the paper's eq. 7) [N]."""
     r = checks.array("consistency", consistency, 1)
     return np.asarray(r >= r.dtype.type(checks.in_range("threshold", threshold, 0, 1)))
