@@ -111,6 +111,9 @@ def test_a_selection_is_indexed_as_a_list_is() -> None:
     for beyond in (-4, 3):
         with pytest.raises(IndexError, match=f"there are 3 clusters, and none is number {beyond}"):
             found[beyond]
+    for no_number in (slice(0, 2), "0", 1.0):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            found[no_number]  # type: ignore[index]
     assert found == found
     assert len({found, most_confident([0], [1.0], 1)}) == 2
 

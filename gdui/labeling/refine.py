@@ -111,7 +111,8 @@ def refine(
 ) -> Refinement:
     """Refines the matched labels with the opinion's; the module's docstring is the rule.
 
-    cluster: [N] whole numbers in [0, K).   confidence: [N], each sample's probability of its own cluster.
+    cluster: [N] whole numbers in [0, K).   confidence: [N], each sample's probability of its own cluster, or any other
+        finite number that sigma can be held against.
     opinion: [N], the class the opinion gives each sample.   class_of_cluster: [K], -1 for none.
     sigma: below what confidence a doubtful cluster's samples take the opinion's class.
     n: how many samples of each kind judge a cluster, at most; at least 1.

@@ -3,6 +3,7 @@
 N is the number of samples, K of clusters, C of classes. Equal confidence is decided by the lower index.
 """
 
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,7 @@ class Selection:
 
     def __getitem__(self, cluster: int) -> npt.NDArray[np.int64]:
         """The chosen samples of one cluster; -1 is the last."""
+        cluster = operator.index(cluster)
         if not -len(self) <= cluster < len(self):
             raise IndexError(f"there are {len(self)} clusters, and none is number {cluster}")
         cluster %= len(self)
