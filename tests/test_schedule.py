@@ -138,6 +138,12 @@ def test_wrong_betas_are_named(betas: Any, kept: Any, message: str) -> None:
         Schedule(betas, kept)
 
 
+@pytest.mark.parametrize("t", [3, np.arange(3), torch.ones(3), torch.ones(3, dtype=torch.uint8)], ids=str)
+def test_steps_that_are_no_indices_are_named(t: Any) -> None:
+    with pytest.raises(TypeError, match="t must be an int64 tensor, not "):
+        Schedule.from_name("linear", 100).timesteps(t)
+
+
 def test_half_a_step_is_refused() -> None:
     with pytest.raises(TypeError, match="steps must be a whole number, not float"):
         Schedule.from_name("linear", 10.5)  # type: ignore[arg-type]

@@ -76,7 +76,9 @@ class Schedule:
         return self._tables[key]
 
     def timesteps(self, t: Tensor) -> Tensor:
-        """The numbers, before respacing, of the steps `t`: what a network is told."""
+        """The numbers, before respacing, of the steps `t` (int64, of any shape), in float32: what a network is told."""
+        if not isinstance(t, Tensor) or t.dtype != torch.int64:
+            raise TypeError(f"t must be an int64 tensor, not {t.dtype if isinstance(t, Tensor) else type(t).__name__}")
         return self.table(t.device)[t, Column.TIMESTEP]
 
 
