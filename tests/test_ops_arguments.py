@@ -40,3 +40,12 @@ def test_looking_for_tangents_breaks_no_graph(name: str, backend: str) -> None:
     op, x = TAKING_A_TANGENT[name], halves(backend)
     compiled = torch.compile(op, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, backend), op(x, backend))
+
+
+@pytest.mark.parametrize("backend", runnable(native=True))
+@pytest.mark.parametrize("name", TAKING_A_TANGENT)
+def test_a_second_derivative_raises(name: str, backend: str) -> None:
+    op, leaf = TAKING_A_TANGENT[name], halves(backend).requires_grad_()
+    (gradient,) = torch.autograd.grad(op(leaf, backend).sum(), leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match=f"{name} has no second derivative"):
+        gradient.sum().backward()

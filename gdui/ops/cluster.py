@@ -8,6 +8,7 @@ from torch import Tensor
 from gdui.kernels import reference
 from gdui.ops.arguments import check_floats, check_tensor, refuse_tangents
 from gdui.ops.dispatch import Backend, choose, wider
+from gdui.ops.once import only_once
 
 __all__ = ["cluster_loss"]
 
@@ -122,3 +123,4 @@ def backward(ctx: Any, dlosses: Tensor) -> tuple[Tensor, None, None]:
 
 
 double_softmax_loss_op.register_autograd(backward, setup_context=save_for_backward)
+only_once("cluster_loss", double_softmax_loss_backward_op)

@@ -10,6 +10,7 @@ from gdui.checks import flag, in_range, whole
 from gdui.kernels import reference
 from gdui.ops.arguments import check_floats, refuse_tangents
 from gdui.ops.dispatch import Backend, choose, wider
+from gdui.ops.once import only_once
 
 __all__ = ["group_norm_silu"]
 
@@ -196,3 +197,4 @@ def backward(ctx: Any, dy: Tensor, _dmean: Tensor, _drstd: Tensor) -> tuple[Tens
 
 
 group_norm_op.register_autograd(backward, setup_context=save_for_backward)
+only_once("group_norm_silu", group_norm_backward_op)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["once"]
+__all__ = ["once", "only_once"]
 
 
 class Once(torch.autograd.Function):
@@ -24,3 +24,12 @@ class Once(torch.autograd.Function):
 def once(name: str, run: Callable[..., Any], *inputs: Any) -> Any:
     """Runs a function that has no derivative: `Once`, where one might be asked for."""
     return Once.apply(name, run, *inputs) if torch.is_grad_enabled() else run(*inputs)
+
+
+def only_once(name: str, gradient_op: Any) -> None:
+    """The same for the gradient of op `name` where it is a registered op itself."""
+
+    def backward(_ctx: Any, *_gradients: Any) -> None:
+        raise RuntimeError(f"{name} has no second derivative")
+
+    gradient_op.register_autograd(backward)
