@@ -310,3 +310,13 @@ def test_too_few_images_leave_the_opinion_alone(caplog: pytest.LogCaptureFixture
     features, opinions, _ = heap((8, 8, 8, 8), flipped=0.2)
     more = Labeler(NAMES).fit_predict(features=features, opinions=opinions)
     assert "alone" not in more.table["rule"].unique().to_pylist()
+
+
+def test_an_image_has_no_more_neighbours_than_half_of_a_class_on_average() -> None:
+    features, opinions, _ = heap((20, 20, 20, 20))
+
+    def labelled(edges: int) -> Labels:
+        return Labeler(NAMES, **{"graph.neighbors": edges}).fit_predict(features=features, opinions=opinions)
+
+    assert same(labelled(10), labelled(15))
+    assert not same(labelled(9), labelled(10))

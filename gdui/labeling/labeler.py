@@ -213,7 +213,7 @@ class Labeler:
         learned = Learned.blank(features, centred=config.graph.enabled and self.spice is None)
         unit, votes = learned.unit(features), opinion.argmax(axis=1)
         with clock.stage("neighbors"):
-            reach = min(max(config.neighbors.consistency - 1, config.graph.neighbors), len(rows) - 1)
+            reach = min(max(config.neighbors.consistency - 1, self._edges(len(rows))), len(rows) - 1)
             near, similarity, how = neighbors(unit, reach, config.neighbors.method, include_self=False)
         with clock.stage("cluster"):
             modes = self._modes(near, similarity)
@@ -258,7 +258,7 @@ class Labeler:
                 "graph": _differ(refined.label, decided.label),
             },
         )
-        surety = opinion.max(axis=1)[near[:, : config.graph.neighbors]].mean(axis=1)
+        surety = opinion.max(axis=1)[near[:, : self._edges(len(near))]].mean(axis=1)
         self._learned = replace(learned, surety=naming.cluster_means(surety, found.cluster, model.k))
         consistency = _consistency(near, found.cluster, config.neighbors.consistency)
         return Known.of(rows, found, decided, own, surety, consistency)
@@ -271,8 +271,12 @@ class Labeler:
         count = min(config.graph.modes * len(self.classes), config.graph.most_modes)
         return graph.modes(self._web(near, similarity), count, seed=config.seed)
 
+    def _edges(self, images: int) -> int:
+        """How many neighbours an image of so many has in the graph."""
+        return max(1, min(self.config.graph.neighbors, images // (2 * len(self.classes))))
+
     def _web(self, near: Indices, similarity: Matrix) -> Any:
-        edges = self.config.graph.neighbors
+        edges = self._edges(len(near))
         return graph.adjacency(near[:, :edges], similarity[:, :edges])
 
     def _clusters(self, unit: Matrix, modes: Matrix, near: Indices) -> tuple[Centroids | Heads, Assignment]:
@@ -304,7 +308,7 @@ class Labeler:
     def _k(self, modes: Matrix, near: Indices) -> int:
         k = self.config.k
         if k == "auto":
-            edges = near[:, : self.config.graph.neighbors]
+            edges = near[:, : self._edges(len(near))]
             self.criterion = {
                 k: graph.modularity(self._grouped(modes, k), edges) for k in _candidates(len(self.classes), len(modes))
             }
@@ -327,7 +331,7 @@ class Labeler:
             pooled += graph.cluster_votes(votes, groups, classes, weight) / np.float32(len(settings.scales))
         pooled, web = pins.votes(pooled, settings.pin), self._web(near, similarity)
         field = graph.diffuse(web, pooled, steps=settings.steps, keep=settings.keep, pinned=pins.rows)
-        return consensus.settle(field, votes, near[:, : settings.neighbors], gain=settings.gain)
+        return consensus.settle(field, votes, near[:, : self._edges(len(near))], gain=settings.gain)
 
     def _smooth(
         self,
