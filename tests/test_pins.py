@@ -8,9 +8,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from scipy import sparse
+from sklearn.datasets import load_digits
 
 from gdui import Labeler
 from gdui.cli import main
+from gdui.demo import NAMES as DIGITS
+from gdui.demo import images
 from gdui.labeling.graph import diffuse
 from gdui.labeling.learned import RULE, Decision
 from gdui.labeling.pins import Pins
@@ -103,11 +106,38 @@ def test_a_few_corrections_name_the_images_around_them(rng: np.random.Generator)
 
 
 def test_what_a_person_said_counts_as_right() -> None:
-    label, votes, nearest = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), np.array([1, 2, 3, 2])
-    assert Pins().estimate(label, votes, nearest) == np.sqrt(0.75 * 0.75)
-    assert Pins(np.array([1]), np.array([0])).estimate(label, votes, nearest) == 1
-    wrong = Pins(np.array([0, 3]), np.array([0, 1])).estimate(label, votes, nearest)
+    label, votes, near = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), np.array([[1], [2], [3], [2]])
+    assert Pins().estimate(label, votes, near, votes) == np.sqrt(0.75 * 0.75)
+    assert Pins(np.array([1]), np.array([0])).estimate(label, votes, near, votes) == 1
+    wrong = Pins(np.array([0, 3]), np.array([0, 1])).estimate(label, votes, near, votes)
     np.testing.assert_allclose(wrong, 0.5 + 0.5 * np.sqrt(0.5 * 0.5))
+
+
+def test_a_witness_whom_a_person_proved_wrong_is_not_heard() -> None:
+    """Image 0 votes as the pinned image 3, which is wrong there; 1 as the pinned 4, which is right; 2 as none."""
+    votes, label = np.array([0, 1, 2, 0, 1]), np.array([1, 2, 2, 1, 1])
+    near = np.array([[4, 3], [2, 4], [3, 0], [0, 1], [1, 2]])
+    pins = Pins(np.array([3, 4]), np.array([1, 1]))
+    estimate = pins.estimate(label, votes, near, votes)
+    np.testing.assert_allclose(estimate, 2 / 5 + 3 / 5 * np.sqrt(1 / 2 * 2 / 3), err_msg="two of three are heard")
+    nobody = Pins(np.array([3, 4]), np.array([1, -1]))
+    label[4] = -1
+    estimate = nobody.estimate(label, votes, near, votes)
+    np.testing.assert_allclose(estimate, 2 / 5 + 3 / 5 * np.sqrt(1 * 1 / 2), err_msg="an image of no class has no say")
+
+
+def test_corrections_raise_the_estimate_as_they_raise_what_it_estimates() -> None:
+    """Labels that a person taught leave an opinion that is wrong: their agreement with it says less than it did."""
+    rows = np.sort(np.random.default_rng(0).choice(1797, 400, replace=False))
+    pictures, truth = images()[rows], load_digits().target[rows]
+    chosen = np.random.default_rng(9).choice(400, 60, replace=False)
+    before, after = (
+        Labeler(DIGITS, "digits").fit_predict(pictures, pins={str(row): DIGITS[truth[row]] for row in said})
+        for said in ((), chosen)
+    )
+    right = [float((labels.label_index == truth).mean()) for labels in (before, after)]
+    assert right[1] > right[0] + 0.02
+    assert before.facts.accuracy < after.facts.accuracy <= right[1]
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])

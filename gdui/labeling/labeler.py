@@ -239,7 +239,7 @@ class Labeler:
                 log.warning("%s: the opinion stands as it is", doubt.reason)
                 decided = learned.refined(found, opinion)
         matched, decided = named.names[found.cluster], pins.decide(decided)
-        agreed = pins.estimate(decided.label, votes, near[:, 0])
+        agreed = pins.estimate(decided.label, votes, near[:, : self._edges(len(near))], own.argmax(axis=1))
         self._facts = Facts(
             encoder=self._intake.namer.name,
             encoder_hash=images.encoder_hash,

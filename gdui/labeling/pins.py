@@ -21,6 +21,7 @@ __all__ = ["Pins", "check_ids", "check_names"]
 Matrix = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.integer]
 NO_ROWS = np.empty(0, np.int64)
+UNSAID = -2  # no class, and not that none fits either
 
 
 @dataclass(frozen=True)
@@ -78,17 +79,32 @@ class Pins:
         label[self.rows], confidence[self.rows], rule[self.rows] = self.classes, 1, RULE["pinned"]
         return Decision(label, confidence, rule)
 
-    def estimate(self, label: Indices, votes: Indices, nearest: Indices) -> float:
+    def estimate(self, label: Indices, votes: Indices, near: Indices, own: Indices) -> float:
         """How many labels are right, as far as it shows without any truth but the pins, which count as right.
 
         The opinion has mistakes of its own, so agreement with it is too low an estimate; a neighbour shares our
-        mistakes, so agreement with it is too high a one. Their geometric mean stands between.
+        mistakes, so agreement with it is too high a one. Their geometric mean stands between. A witness whom a person
+        has proved wrong is not heard: a vote that was wrong nearby, a neighbour of no class.
+
+        Args:
+            votes: the opinion's, brought to the classes' sizes [N]; own: the same as they came [N].
+            near: the nearest images of each [N, k].
         """
-        others = self.others(len(label))
+        others, nearest = self.others(len(label)), near[:, 0]
         if not others.any():
             return 1.0
-        share = others.mean()
-        return float((1 - share) + share * _agreement(others, label, votes, nearest))
+        share, heard = others.mean(), others & ~self._refuted(own, near)
+        opinion = _share(heard if heard.any() else others, label == votes)
+        agreed = opinion * _share(others & (label[nearest] >= 0), label == label[nearest])
+        return float((1 - share) + share * np.sqrt(agreed))
+
+    def _refuted(self, own: Indices, near: Indices) -> npt.NDArray[np.bool_]:
+        """Of which images a person called the same vote wrong at the nearest pinned image with that vote [N]."""
+        said = np.full(len(own), UNSAID)
+        said[self.rows] = self.classes
+        alike = (said[near] != UNSAID) & (own[near] == own[:, None])
+        first = near[np.arange(len(own)), alike.argmax(axis=1)]
+        return np.asarray(alike.any(axis=1) & (said[first] != own))
 
     def unaided(self, label: Indices, votes: Indices, nearest: Indices, guessed: Indices) -> float:
         """How many labels would be right if nobody had said anything: what confidence in the others is measured by.
@@ -97,7 +113,8 @@ class Pins:
         """
         others = self.others(len(label))
         right = (guessed[self.rows] == self.classes).sum()
-        return float((others.sum() * _agreement(others, label, votes, nearest) + right) / len(label))
+        agreed = _share(others, label == votes) * _share(others, label == label[nearest])
+        return float((others.sum() * np.sqrt(agreed) + right) / len(label))
 
     def others(self, n: int) -> npt.NDArray[np.bool_]:
         """Those of n images of which no person said anything."""
@@ -126,8 +143,5 @@ def _nobodys(id_: str, example: str | None) -> ValueError:
     return ValueError(f"a label is given for the image {id_!r}, which is not among the images{like}")
 
 
-def _agreement(rows: npt.NDArray[np.bool_], label: Indices, votes: Indices, nearest: Indices) -> float:
-    """The geometric mean of how often labels agree with the opinion and with those of the nearest images."""
-    if not rows.any():
-        return 0.0
-    return float(np.sqrt((label == votes)[rows].mean() * (label == label[nearest])[rows].mean()))
+def _share(rows: npt.NDArray[np.bool_], agreed: npt.NDArray[np.bool_]) -> float:
+    return float(agreed[rows].mean()) if rows.any() else 0.0
