@@ -306,6 +306,13 @@ def test_what_no_page_can_hold_is_unknown_or_written_out(rng: np.random.Generato
     assert [one["margin"] for one in told["clusters"]] == [None] * 3
 
 
+def test_of_what_each_stage_changed_a_share_is_told(rng: np.random.Generator, tmp_path: Path) -> None:
+    labels = make_labels(rng, 5, ["a", "b"], facts=Facts(changed={"match": 0.5, "graph": 0.25}))
+    told = data_of(labels.report(tmp_path / "report.html"))["head"]["changed"]
+    assert told == ["match changed 50.0% of the opinion's first choices", "graph changed 25.0% of the labels before it"]
+    assert all(line in labels.summary().splitlines() for line in told)
+
+
 def test_where_nothing_has_a_label_no_accuracy_is_told(rng: np.random.Generator, tmp_path: Path) -> None:
     labels = make_labels(rng, 5, ["a", "b"], label_index=[-1] * 5)
     assert data_of(labels.report(tmp_path / "report.html"))["head"]["accuracy"] is None

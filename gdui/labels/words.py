@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gdui.labels.table import Labels
     from gdui.labels.totals import Totals
 
-__all__ = ["DOUBTFUL", "Diff", "counted", "diff", "judged", "listed", "shown", "summary", "why"]
+__all__ = ["DOUBTFUL", "Diff", "changes", "counted", "diff", "judged", "listed", "shown", "summary", "why"]
 
 LONGEST = 60
 MOST_CLASSES = 40
@@ -125,12 +125,17 @@ def summary(labels: "Totals") -> str:
         )
     elif facts.learned_from:
         lines.append(f"labelled by what was learned from {counted(facts.learned_from, 'other image')}")
-    lines += [
-        f"{stage} changed {share:.1%} of {BEFORE.get(stage, 'the labels')}" for stage, share in facts.changed.items()
-    ]
+    lines += changes(facts)
     if nameless := labels.nameless:
         lines.append(f"no cluster is named {listed(nameless)}")
     return "\n".join([*lines, *_per_class(labels)])
+
+
+def changes(facts: Facts) -> list[str]:
+    """For each stage which share it changed, and of what."""
+    return [
+        f"{stage} changed {share:.1%} of {BEFORE.get(stage, 'the labels')}" for stage, share in facts.changed.items()
+    ]
 
 
 def _per_class(labels: "Totals") -> list[str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from gdui import __version__
 from gdui.labels import RULES, ClusterFacts, Labels
-from gdui.labels.words import judged, why
+from gdui.labels.words import changes, judged, why
 from gdui.report import measures
 from gdui.report.choice import PINNED, Choice, choose
 from gdui.report.pictures import SMALL, thumbnails
@@ -87,7 +87,7 @@ def _head(labels: Labels, beside: Beside) -> dict[str, Any]:
         "accuracy": _round(facts.accuracy) if (label >= 0).any() else None,
         "accuracy_how": facts.accuracy_how,
         "truth": None if truth is None else float((label == truth)[truth >= 0].mean()),
-        "changed": dict(facts.changed),
+        "changed": changes(facts),
         "ledger": [[stage, *spent] for stage, spent in beside.ledger.items()],
     }
 

@@ -120,12 +120,11 @@ function findings() {
           ),
         )
       : null;
-  const changes = Object.entries(head.changed).map(([stage, part]) => `${stage} ${percent(part)}`);
   return el(
     "div",
     { class: "panel" },
     el("h3", null, found.length ? "Worth a look" : "Nothing odd was found"),
-    changes.length ? el("small", null, `Labels changed by ${changes.join(", ")}.`) : null,
+    head.changed.length ? el("small", null, `${head.changed.join("; ")}.`) : null,
     el(
       "ul",
       { class: "findings" },
