@@ -7,7 +7,7 @@ features and opinions, they are neither unsupervised nor CLIP's. Labels are hand
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
+WEIGHTS = DATA / "weights" / "mobilenet_v2_imagenet_fp16.safetensors"
 CACHE = Path(os.environ.get("GDUI_BENCH_CACHE", ROOT / "build" / "benchmarks"))
 # Which WordNet synsets a class name stands for; ImageNet's classes below any of them vote for it. A name with none in
 # ImageNet (deer, the land covers) takes the nearest relatives.
@@ -97,6 +98,14 @@ def load(name: str) -> Pictures:
     return Pictures(name, classes, features, given, labels[rows])
 
 
+def check(classes: Iterable[str]) -> None:
+    """Refuses classes of which it can't have an opinion."""
+    if unknown := sorted(set(classes) - set(SYNSETS)):
+        raise ValueError(f"--encoder mobilenet has no synset for {', '.join(unknown)}")
+    if not WEIGHTS.exists():
+        raise ValueError(f"--encoder mobilenet needs its weights in {WEIGHTS}: name an encoder of open_clip instead")
+
+
 def opinions(logits: npt.NDArray[np.float32], synsets: list[list[str]]) -> npt.NDArray[np.float32]:
     """For each class the largest logit among the ImageNet classes below its synsets."""
     parents = json.loads((DATA / "weights" / "wordnet30_nouns.json").read_text())["hypernyms"]
@@ -121,7 +130,7 @@ def mobilenet() -> nn.Module:
     from torchvision.models import mobilenet_v2
 
     model = mobilenet_v2(weights=None)
-    weights = load_file(DATA / "weights" / "mobilenet_v2_imagenet_fp16.safetensors")
+    weights = load_file(WEIGHTS)
     model.load_state_dict({name: value.float() for name, value in weights.items()})
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.stride == (2, 2):

@@ -240,6 +240,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(given.pop("subject"), **given)
+    except (ValueError, OSError) as error:
+        sys.exit(f"reproduce: error: {error}")
     except KeyboardInterrupt as interrupt:
         for number in (signal.SIGINT, signal.SIGTERM):  # a second one finds nothing left to interrupt
             signal.signal(number, signal.SIG_IGN)
@@ -251,13 +253,10 @@ def main() -> None:
 def run(name: str, *, minutes: float, work: Path, curves: bool, sigmas: bool, **given: Any) -> None:
     """What the command does; other options are those of the subject."""
     set_threads(len(os.sched_getaffinity(0)))
-    try:
-        subject = digits() if name == "digits" else stl10(**given)
-        if given:
-            keep_alike(options_file(subject.name), given)
-            keep_alike(work / subject.name / "begun.json", given)
-    except (ValueError, KeyError, OSError) as error:
-        sys.exit(f"reproduce: error: {error}")
+    subject = digits() if name == "digits" else stl10(**given)
+    if given:
+        keep_alike(options_file(subject.name), given)
+        keep_alike(work / subject.name / "begun.json", given)
     figure = FIGURES / ("reproduction.png" if name == "digits" else f"reproduction_{subject.name}.png")
     if sigmas:
         write_sweep(swept(subject), sweep_file(subject.name))

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from benchmarks.measured import (
     CURVED,
@@ -45,26 +46,38 @@ PUBLISHED = {
 }
 COMPARED = ("fid", "sfid", "inception_score", "precision", "recall")
 BY_OPTIONS = "{network}; labels are found through {encoder}"
-# What each subject's table is about: its heading, its pictures, and what its scores look through.
+
+
+class About(NamedTuple):
+    """What a subject's table is about: its heading, its pictures, what its scores look through, what made its rows."""
+
+    heading: str
+    pictures: str
+    network: str
+    machine: str = ""
+
+
 SUBJECTS = {
-    "digits": (
+    "digits": About(
         "the digits",
-        "1,797 pictures of 8 x 8 pixels",
+        "pictures of 8 x 8 pixels",
         "the shipped encoder that knows printed digits only: these FIDs have another scale than Inception's",
+        " on two cores, other work beside them",
     ),
-    "stl10-64": ("STL-10 at 64 pixels, a short budget", "13,000 pictures", BY_OPTIONS),
-    "stl10-96": ("STL-10, a short budget", "13,000 pictures", BY_OPTIONS),
+    "stl10-64": About("STL-10 at 64 pixels, a short budget", "pictures of 64 x 64 pixels", BY_OPTIONS),
+    "stl10-96": About("STL-10, a short budget", "pictures of 96 x 96 pixels", BY_OPTIONS),
 }
-INTRODUCTION = """## The paper's tables on {heading}
+INTRODUCTION = """## The paper's tables on {about.heading}
 
 Written from `results/reproduction/{subject}.csv`, which `python benchmarks/reproduce.py {command}` makes row by row.
-Every row trains the same small network on the same {pictures} for {steps:,} steps, draws {samples:,} pictures with the
+Every row trains the same small network on the same {references:,} {about.pictures} for {steps:,} steps, \
+draws {samples:,} pictures with the
 same sampler, and is seen by the same network, {network}. *Drawn as asked* is what a judge says, trained on true labels
 and used for nothing else (right for {judge:.1%} of pictures it never saw). PLG are the clusters of preset `paper`, PLM
 names them, and LMR's repair makes the preset whole. Clusters without names (k-means, PLG) are read by the best mapping,
 which needs the truth. The sampler's steps and guidance are the same for all; those of the digits were chosen by the
 scores of the model of true labels. Mean and standard deviation of {seeds}. All rows of the table together took
-{minutes:.0f} minutes on two cores, other work beside them."""
+{minutes:.0f} minutes{about.machine}."""
 
 
 def alike(rows: Iterable[Measured]) -> list[Measured]:
@@ -140,7 +153,7 @@ def beside_the_paper(rows: list[Measured]) -> str:
                 for column, theirs, base in zip(COMPARED, published, PUBLISHED[UNCONDITIONAL], strict=True)
             ]
             lines.append([method, *shares])
-    return markdown(header, lines)
+    return markdown(header, lines) if lines else ""
 
 
 def claims(rows: list[Measured]) -> str:
@@ -193,15 +206,15 @@ def of_subject(subject: str) -> str:
     found = final(rows)
     if UNCONDITIONAL not in found:
         return ""
-    one, (heading, pictures, network) = found[UNCONDITIONAL][0], SUBJECTS[subject]
-    network = network.format_map(options_of(subject))
+    one, about = found[UNCONDITIONAL][0], SUBJECTS[subject]
+    network = about.network.format_map(options_of(subject))
     alone = {len(of_method) for of_method in found.values()} == {1}
     introduction = INTRODUCTION.format(
         subject=subject,
-        heading=heading,
+        about=about,
         command=subject.partition("-")[0],
-        pictures=pictures,
         network=network,
+        references=one.references,
         steps=one.steps,
         samples=one.samples,
         minutes=sum(row.seconds for of_method in found.values() for row in of_method) / 60,

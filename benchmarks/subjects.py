@@ -18,6 +18,7 @@ from benchmarks import mobilenet
 from benchmarks.judge import Judge
 from gdui.demo.digits import NAMES, images
 from gdui.diffusion.unet import PRESETS
+from gdui.encoder_names import check_encoder
 from gdui.evaluation.fidelity import load_network
 from gdui.evaluation.fidelity.networks import Network
 from gdui.images import open_source
@@ -83,8 +84,10 @@ def stl10(data: Path, preset: str, encoder: str, network: str, weights: str | No
     """STL-10, as the paper has it: a file of its JPEG pictures, or a folder with one of them for each class."""
     side = PRESETS[preset].image_size
     classes, pixels, truth = _from_file(data, side) if data.is_file() else _from_folder(data, side)
-    if encoder == "mobilenet" and (unknown := sorted(set(classes) - set(mobilenet.SYNSETS))):
-        raise ValueError(f"--encoder mobilenet has no synset for {', '.join(unknown)}")
+    if encoder == "mobilenet":
+        mobilenet.check(classes)
+    else:
+        check_encoder(encoder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Subject(
         name=f"stl10-{side}",
@@ -127,10 +130,13 @@ def _with_mobilenet(
 
 def _from_file(path: Path, side: int) -> tuple[tuple[str, ...], npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Both folds: picture i of a fold is data[offsets[i]:offsets[i + 1]], a JPEG file."""
-    with np.load(path) as arrays:
-        truth = np.concatenate([arrays[f"{fold}_labels"] for fold in ("train", "test")]).astype(np.int64)
-        folds = [(arrays[f"{fold}_data"], arrays[f"{fold}_offsets"]) for fold in ("train", "test")]
-        classes = tuple(str(name) for name in arrays["class_names"])
+    try:
+        with np.load(path) as arrays:
+            truth = np.concatenate([arrays[f"{fold}_labels"] for fold in ("train", "test")]).astype(np.int64)
+            folds = [(arrays[f"{fold}_data"], arrays[f"{fold}_offsets"]) for fold in ("train", "test")]
+            classes = tuple(str(name) for name in arrays["class_names"])
+    except KeyError as error:
+        raise ValueError(f"--data {path}: {error.args[0]}") from None
     files = (io.BytesIO(data[a:b].tobytes()) for data, at in folds for a, b in pairwise(at))
     return classes, _decoded(files, side), truth
 

@@ -55,10 +55,12 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def ears() -> Iterator[None]:
-    """A test that hears Ctrl-C even where it is a shell's background job."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A test that hears Ctrl-C even where it is a shell's background job, and leaves signals as it found them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import harness, judge, measured, plots, report, reproduce, reproduced
+from benchmarks import harness, judge, measured, mobilenet, plots, report, reproduce, reproduced
 from benchmarks.measured import DEFAULT, LMR, METHODS, PLG, PLM, TRUTH, UNCONDITIONAL, ZERO_SHOT, Measured
 from benchmarks.subjects import Subject, digits, stl10
 from gdui.training.history import History
@@ -239,10 +239,14 @@ def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
         measured.keep_alike(tmp_path / "new" / "rows.json", {**how, "encoder": "digits"})
 
 
-def test_the_text_says_what_the_rows_were_seen_through(committed: Path) -> None:
-    measured.append(row(UNCONDITIONAL), measured.rows_file("stl10-64"))
+def test_the_text_says_what_the_rows_were_made_of_and_seen_through(committed: Path) -> None:
+    measured.append(replace(row(UNCONDITIONAL), references=42), measured.rows_file("stl10-64"))
     measured.keep_alike(measured.options_file("stl10-64"), {"network": "digits", "encoder": "mobilenet"})
-    assert "by the same network, digits; labels are found through mobilenet." in reproduced.reproduction()
+    said = reproduced.reproduction()
+    assert "by the same network, digits; labels are found through mobilenet." in said
+    assert "on the same 42 pictures of 64 x 64 pixels for 300 steps" in said
+    assert "took\n1 minutes." in said, "nothing is known of the machine"
+    assert "as a share of" not in said, "nothing to compare with"
 
 
 def test_a_short_training_has_no_point_twice(pictures: Path) -> None:
@@ -250,12 +254,23 @@ def test_a_short_training_has_no_point_twice(pictures: Path) -> None:
         assert stl10(pictures, "tiny", "digits", "digits", None, steps=steps, each=2).curve == curve
 
 
-def test_names_that_the_stand_in_for_clip_does_not_know_are_told_at_once(pictures: Path) -> None:
+def test_an_encoder_that_can_not_name_the_pictures_is_told_at_once(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(encoder: str) -> Subject:
+        return stl10(pictures, "tiny", encoder, "digits", None, steps=1, each=2)
+
+    monkeypatch.setattr(mobilenet, "WEIGHTS", tmp_path / "none")
+    with pytest.raises(ValueError, match=r"mobilenet needs its weights in .*none: name an encoder of open_clip"):
+        made("mobilenet")
     (pictures / "bird").rename(pictures / "unicorn")
     with pytest.raises(ValueError, match="no synset for unicorn"):
-        stl10(pictures, "tiny", "mobilenet", "digits", None, steps=1, each=2)
+        made("mobilenet")
+    with pytest.raises(ValueError, match="not 'ViT-B-33/x': open_clip has no such model"):
+        made("ViT-B-33/x")
 
 
+@pytest.mark.usefixtures("ears")
 def test_the_command_says_in_a_line_what_it_lacks(
     tmp_path: Path, committed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +281,16 @@ def test_the_command_says_in_a_line_what_it_lacks(
         with pytest.raises(SystemExit, match=r"reproduce: error: .*(folder for each class|not a file in)"):
             reproduce.main()
     assert not list(committed.rglob("*.json"))
+
+
+@pytest.mark.usefixtures("ears")
+def test_weights_for_another_network_are_told_in_a_line(
+    pictures: Path, tmp_path: Path, committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["stl10", "--data", str(pictures), "--encoder", "digits", "--network", "digits", "--weights", "x"]
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *command, "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit, match="reproduce: error: weights are for network 'inception' only"):
+        reproduce.main()
 
 
 def test_all_methods_come_first_and_curves_only_where_asked(tiny: Subject) -> None:
