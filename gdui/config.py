@@ -112,8 +112,9 @@ class ClusterConfig:
         head is kept whose clusters part the fewest of the neighbours that eq. 7 asks. None in `paper`, where the lowest
         loss decides; but a loss that asks for clusters of one size is lower for some that cut through a class.
     top_share: a prototype is the mean feature of this share of B/K, the best by score (1/2 in SPICE).
-    batch, step, epochs, rate: B, the images of a gradient step, and Adam's schedule. Features are computed once, so ten
-        epochs are a matter of seconds; the loss hardly falls after that.
+    batch, step, epochs, rate: B, the images of a gradient step, and Adam's schedule. SPICE passes eight times over its
+        pseudo-labels, in steps of 128 at 0.005 (`paper` keeps those two); one pass in smaller steps is as good.
+    least_steps: so many gradient steps at least; epochs of a small heap have few, and it gets more of them.
     iterations: of k-means, which starts from centroids that are spread out already.
     """
 
@@ -122,17 +123,24 @@ class ClusterConfig:
     hidden: int = 512
     top_share: float = 0.5
     batch: int = 5000
-    step: int = 128
+    step: int = 32
     epochs: int = 10
-    rate: float = 0.005
+    least_steps: int = 500
+    rate: float = 0.002
     iterations: int = 12
 
     def __post_init__(self) -> None:
         for name in ("heads", "hidden", "batch", "step", "epochs", "iterations"):
             checks.in_range(f"cluster.{name}", getattr(self, name), 1, 1 << 24)
-        checks.in_range("cluster.informed", self.informed, 0, 1 << 24)
+        for name in ("informed", "least_steps"):
+            checks.in_range(f"cluster.{name}", getattr(self, name), 0, 1 << 24)
         checks.in_range("cluster.top_share", self.top_share, 0, 1)
         checks.in_range("cluster.rate", self.rate, 0, 1)
+
+    def of_heads(self) -> dict[str, Any]:
+        """What the training of the heads is told."""
+        names = ("heads", "hidden", "batch", "step", "epochs", "least_steps", "rate", "top_share")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ __all__ = ["PUBLISHED", "JointConfig", "RepresentConfig"]
 
 BACKBONES = ("auto", "small", "resnet18", "resnet34", "resnet50")
 VIEWS = ("auto", "natural", "drawn")
-# Stages 1 and 3 as MoCo v2 and SPICE were published; what a machine without several GPUs can't do in a day.
+# The stages as MoCo v2 and SPICE were published; what a machine without several GPUs can't do in a day.
 PUBLISHED = {
     "represent.backbone": "resnet34",
     "represent.views": "natural",
@@ -19,6 +19,9 @@ PUBLISHED = {
     "represent.momentum": 0.999,
     "represent.groups": 8,
     "cluster.informed": 0,
+    "cluster.step": 128,
+    "cluster.least_steps": 0,
+    "cluster.rate": 0.005,
     "joint.confidence": 0.99,
     "joint.balance": True,
     "joint.init": "scratch",

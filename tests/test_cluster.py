@@ -100,6 +100,17 @@ def test_heads_find_the_lumps_and_keep_the_lowest_loss() -> None:
     assert len(set(groups)) == 4
 
 
+def test_a_small_heap_is_passed_over_until_the_steps_are_made() -> None:
+    sizes = {"heads": 2, "hidden": 16, "batch": 240, "step": 100, "seed": 0}
+    features, _ = lumps()
+    steps = -(-len(features) // 100)
+    more, epochs = (
+        fit_heads(features, 4, epochs=1, least_steps=3 * steps - 1, **sizes),
+        fit_heads(features, 4, epochs=3, **sizes),
+    )
+    np.testing.assert_array_equal(more.model.out, epochs.model.out)
+
+
 def test_a_head_may_learn_clusters_and_be_chosen_by_their_worth() -> None:
     features, truth = lumps()
     sizes = {"heads": 4, "hidden": 32, "batch": 240, "step": 32, "epochs": 2}

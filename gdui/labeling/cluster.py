@@ -124,6 +124,7 @@ def fit_heads(
     batch: int = 5000,
     step: int = 128,
     epochs: int = 20,
+    least_steps: int = 0,
     rate: float = 0.005,
     top_share: float = 0.5,
     seed: int = 0,
@@ -139,15 +140,17 @@ def fit_heads(
     Each batch of B images gets pseudo-labels from the head itself (see `pseudo_labels`); then Adam lowers the
     cross-entropy of the doubly soft-maxed scores. After an epoch a cluster that no image fell into takes over a copy
     of the largest one's output, slightly shaken, so that the two can part. No label takes part in any of it.
+    `least_steps` gradient steps are made even if that takes more epochs.
     """
     if not 1 <= k <= len(features):
         raise ValueError(f"k must be between 1 and the {len(features)} rows of features, not {k}")
     random = torch.Generator().manual_seed(seed)
     rows = torch.from_numpy(features)
     weights = _initial(heads, rows, hidden, k, random)
-    descent = torch.optim.Adam(weights, lr=rate)
+    descent = torch.optim.Adam(weights, lr=rate, fused=True)
     revived = torch.zeros(heads, dtype=torch.int64)
     losses = torch.zeros(heads)
+    epochs = max(epochs, -(-least_steps // -(-len(rows) // step)))
     for epoch in range(epochs):
         sizes = torch.zeros(heads, k)
         collected = []
@@ -215,7 +218,8 @@ def _draw_members(members: Tensor, clusters: Tensor, random: torch.Generator) ->
 def _forward(weights: list[Tensor], x: Tensor) -> Tensor:
     """Logits [H, n, K] of features [n, d], or [H, n, d] where each head has its own."""
     first, first_bias, second, second_bias = weights
-    return torch.matmul((torch.matmul(x, first) + first_bias).relu(), second) + second_bias
+    x = x.expand(len(first), *x.shape[-2:])
+    return torch.baddbmm(second_bias, torch.baddbmm(first_bias, x, first).relu_(), second)
 
 
 def _batches(n: int, size: int, random: torch.Generator) -> Iterator[Tensor]:

@@ -286,18 +286,7 @@ class Labeler:
             return self.spice.head, assign(self.spice.head, unit)
         k = min(self._k(modes, near), len(unit))
         if config.clusterer == "heads":
-            trained = fit_heads(
-                unit,
-                k,
-                heads=settings.heads,
-                hidden=settings.hidden,
-                batch=settings.batch,
-                step=settings.step,
-                epochs=settings.epochs,
-                rate=settings.rate,
-                top_share=settings.top_share,
-                seed=config.seed,
-            )
+            trained = fit_heads(unit, k, **settings.of_heads(), seed=config.seed)
             log.info("head %d kept, loss %.3f, %d revived", trained.kept, trained.losses.min(), trained.revived)
             return trained.model, assign(trained.model, unit)
         space = unit if config.clusterer == "kmeans" else modes

@@ -269,8 +269,7 @@ def learn_heads(unit: Matrix, k: int, config: Config, said: Sequence[Clusters] =
     The neighbours then also say which head is kept: the one whose clusters leave least of them, as many as eq. 7 asks.
     A few of the nearest would not do: clusters that cut through a class part hardly any of those.
     """
-    names = ("heads", "hidden", "batch", "step", "epochs", "rate", "top_share")
-    settings: dict[str, Any] = {name: getattr(config.cluster, name) for name in names} | {"seed": config.seed}
+    settings = config.cluster.of_heads() | {"seed": config.seed}
     if not (config.cluster.informed or said) or len(unit) < 3:
         return fit_heads(unit, k, **settings)
     edges, wide = (min(many, len(unit) - 1) for many in (config.graph.neighbors, config.neighbors.consistency - 1))
