@@ -238,7 +238,7 @@ def our_step(x: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
 
 
 def plain_step(arithmetic: Eager, x: Tensor, prediction: Tensor, t: Tensor) -> Tensor:
-    return arithmetic.step(Inputs(x, x, prediction, torch.zeros_like(x), t, t))
+    return arithmetic.step(Inputs(x, x, prediction, torch.zeros_like(x), t, t), torch.randn_like(x))
 
 
 def diffusers_sampled(network: nn.Module, bfloat16: bool) -> Way:
@@ -309,7 +309,7 @@ def plain_guided(network: nn.Module, classifier: nn.Module) -> Way:
             given = x.detach().requires_grad_()
             chosen = log_softmax(classifier(given, t), dim=-1)[range(BATCH), classes]
             gradient = torch.autograd.grad(chosen.sum(), given)[0]
-        arithmetic.step(Inputs(x, x, prediction, 2.0 * gradient, t, t))
+        arithmetic.step(Inputs(x, x, prediction, 2.0 * gradient, t, t), torch.randn_like(x))
         return gradient
 
     return way
