@@ -234,4 +234,9 @@ def test_a_prediction_that_fails_leaves_nothing(
     np.save(tmp_path / "f.npy", np.ones((4, 3), np.float32))
     code, _, err = gdui("predict", tmp_path / "run", tmp_path / "f.npy", "--features", "--out", tmp_path / "new")
     assert (code, "not [4, 3]" in err) == (1, True)
+    for shape, words in (((COUNT, 4), "3 columns, one a class, not 4"), ((COUNT + 1, 3), f"{COUNT} rows, not")):
+        np.save(tmp_path / "scores.npy", np.ones(shape))
+        with_scores = ("--opinions", tmp_path / "scores.npy", "--out", tmp_path / "new")
+        assert f"opinions must have {words}" in gdui("predict", tmp_path / "run", photos, *with_scores)[2]
+        assert f"opinions must have {words}" in gdui("label", photos, "--classes", names, *with_scores)[2]
     assert not (tmp_path / "new").exists()

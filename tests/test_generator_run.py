@@ -286,7 +286,7 @@ def test_a_gpu_that_is_not_there_is_said_to_be_missing(tmp_path: Path, monkeypat
         train(*two_kinds(), tmp_path / "run", preset="tiny", device="cuda")
 
 
-def test_labels_and_pictures_that_do_not_fit_together(tmp_path: Path) -> None:
+def test_labels_and_pictures_that_do_not_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels, source = two_kinds()
     others = make_labels(["a", "b"], [0, 1])
     with pytest.raises(ValueError, match=r"2 of 2 labels have no picture.*such as 'a'.*called like 'p19'"):
@@ -297,6 +297,10 @@ def test_labels_and_pictures_that_do_not_fit_together(tmp_path: Path) -> None:
     ):
         quick(more, source, tmp_path, objective="unet")
     assert not list(tmp_path.glob("*.npy"))
+    monkeypatch.setattr("gdui.diffusion.gather.batches", None)
+    with pytest.raises(ValueError, match="2 of 2 labels have no picture"):
+        quick(others, source, tmp_path)
+    monkeypatch.undo()
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"no picture")

@@ -29,6 +29,8 @@ def store_pictures(
     if not len(labels):
         raise ValueError("labels must hold at least one image")
     opened = open_source(source)
+    if lost := opened.lacks(labels.ids.to_pylist()):
+        raise _apart(lost[0], len(lost), len(labels), opened, f"; its pictures are called like {opened.example!r}")
     decoded = batches(opened.shards, Transform(size=size), DECODED)
     blocks = _matched(labels, opened, decoded, progress)
     placed = ((rows, _channels(pixels, channels)) for rows, pixels in blocks)
@@ -53,11 +55,15 @@ def _matched(
         yield np.array([row_of[batch.ids[at]] for at in kept], np.int64), batch.pixels[kept]
     if missing:
         lost = min(missing, key=lambda id_: row_of[id_])
-        raise ValueError(
-            f"labels and source don't fit together: {len(missing):,} of {total:,} labels have no picture in "
-            f"{source.name!r} that can be read, such as {lost!r}"
-            + (f" ({reasons[lost]})" if lost in reasons else f"; its pictures are called like {example!r}")
-        )
+        why = f" ({reasons[lost]})" if lost in reasons else f"; its pictures are called like {example!r}"
+        raise _apart(lost, len(missing), total, source, why)
+
+
+def _apart(lost: str, missing: int, total: int, source: Source, why: str) -> ValueError:
+    return ValueError(
+        f"labels and source don't fit together: {missing:,} of {total:,} labels have no picture in "
+        f"{source.name!r} that can be read, such as {lost!r}{why}"
+    )
 
 
 def _channels(pixels: Pixels, channels: int) -> Pixels:

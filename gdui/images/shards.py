@@ -62,6 +62,11 @@ class Source:
         """A hash that changes when its images do."""
         return fingerprint([shard.fingerprint for shard in self.shards])
 
+    @property
+    def example(self) -> str | None:
+        """What an image is called, where that is known without reading."""
+        return next((name for shard in self.shards for name in (shard.names or list)()), None)
+
     def lacks(self, ids: Iterable[str]) -> list[str]:
         """Those of `ids` that no image has; none where only reading the images would tell, as in archives."""
         missing = dict.fromkeys(ids)

@@ -9,7 +9,7 @@ from gdui import checks
 from gdui.config import SourceConfig
 from gdui.images import Source, open_source
 from gdui.images.shards import fingerprint, stamp_files
-from gdui.labeling.features.matrix import read_manifest
+from gdui.labeling.features.matrix import load_features, read_manifest
 from gdui.places import is_remote
 
 __all__ = ["Inputs", "address"]
@@ -38,6 +38,16 @@ class Inputs:
         if not (self.ready or is_remote(out)) and out.resolve().is_relative_to(self.source):
             raise ValueError(f"the run's folder {out} lies within the source {self.source}: choose another one")
         return None if self.ready else open_source(self.source, **reading.given())
+
+    def check_opinions(self, classes: int, images: int) -> None:
+        """Refuses scores that can't be of so many images (0 where nobody knows), before any of them is encoded."""
+        given = None if self.opinions is None else load_features(self.opinions, name="opinions")
+        if given is None or len(given) == classes:  # these may be vectors of the classes
+            return
+        if given.dim != classes:
+            raise ValueError(f"opinions must have {classes} columns, one a class, not {given.dim}")
+        if len(given) > images > 0:
+            raise ValueError(f"opinions must have {images} rows, not {len(given)}")
 
     def stamp(self, images: Source | None) -> dict[str, str]:
         """For each input a text that changes when it does."""

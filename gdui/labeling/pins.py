@@ -135,7 +135,7 @@ def check_names(named: Mapping[str, str], classes: Sequence[str]) -> None:
 def check_ids(named: Mapping[str, str], source: Source) -> None:
     """Refuses pins of images that the source does not hold, where that shows before any of them is read."""
     if lost := source.lacks(named):
-        raise _nobodys(lost[0], next((name for shard in source.shards for name in (shard.names or list)()), None))
+        raise _nobodys(lost[0], source.example)
 
 
 def _nobodys(id_: str, example: str | None) -> ValueError:

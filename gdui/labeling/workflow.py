@@ -78,7 +78,9 @@ def label_run(
         config = config.override({"encode.encoder": ENCODER})
     inputs = Inputs.of(source, ready, opinions)
     images = inputs.open(out, config.source)
-    if images and (most := counted(images.shards)) and most < len(names):
+    most = counted(images.shards) if images else 0
+    inputs.check_opinions(len(names), most)
+    if 0 < most < len(names):
         raise ValueError(f"{words.counted(most, 'image')} for {len(names)} classes: there must be as many")
     device = torch.device(own_device())
     with joined(device):
@@ -254,11 +256,13 @@ def predict_run(
     _refuse_others(folder, manifest["settings"])
     inputs = Inputs.of(source, ready, opinions)
     labeler = place(folder) / LABELER
-    facts = Facts.from_json(Learned.load(labeler)[1]["facts"])
+    about = Learned.load(labeler)[1]
+    facts = Facts.from_json(about["facts"])
     learned = {"run": str(place(folder).resolve()), "encoders": [facts.encoder_hash, facts.named_hash]}
     target = place(folder) / "predicted" / Path(source).name if out is None else place(out)
     reading = SourceConfig.remembered(manifest["settings"], settings or {})
     images = inputs.open(target, reading)
+    inputs.check_opinions(len(about["classes"]), counted(images.shards) if images else 0)
     stamp = inputs.stamp(images) | {"learned": digest(labeler)}
     own = {"learned": learned, "inputs": inputs.to_dict()} | ({"source": said} if (said := reading.given()) else {})
     with Run(target, own, mode=_mode(target, own)) as run, _logged(run):
