@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.harness import RESULTS
 
+FIGURES = RESULTS.parents[1] / "docs" / "figures"
 SEEDS = (0, 1, 2)
 SIGMAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 UNCONDITIONAL, KMEANS, PLG = "unconditional", "k-means", "PLG"
@@ -62,13 +63,18 @@ def rows_file(subject: str) -> Path:
     return RESULTS / "reproduction" / f"{subject}.csv"
 
 
+def grid_file(subject: str) -> Path:
+    """The picture of what every method's first seed drew."""
+    return FIGURES / ("reproduction.png" if subject == "digits" else f"reproduction_{subject}.png")
+
+
 def options_file(subject: str) -> Path:
-    """Where the options stand that all rows of a subject were made with, if it has any."""
+    """Where it stands how all rows of a subject were made."""
     return rows_file(subject).with_suffix(".json")
 
 
 def options_of(subject: str) -> dict[str, Any]:
-    """The options that all rows of a subject were made with."""
+    """How all rows of a subject were made."""
     path = options_file(subject)
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found

@@ -41,6 +41,7 @@ from benchmarks.measured import (  # noqa: E402
     Measured,
     Swept,
     append,
+    grid_file,
     keep_alike,
     options_file,
     read_measured,
@@ -65,7 +66,6 @@ from gdui.training.history import History  # noqa: E402
 
 SHOWN = 2
 INTERRUPTED = 130  # the exit code, as of gdui's commands
-FIGURES = HERE.parent / "docs" / "figures"
 Labels = npt.NDArray[np.int64]
 Key = tuple[str, int, int]
 
@@ -254,14 +254,19 @@ def run(name: str, *, minutes: float, work: Path, curves: bool, sigmas: bool, **
     """What the command does; other options are those of the subject."""
     set_threads(len(os.sched_getaffinity(0)))
     subject = digits() if name == "digits" else stl10(**given)
-    if given:
-        keep_alike(options_file(subject.name), given)
-        keep_alike(work / subject.name / "begun.json", given)
-    figure = FIGURES / ("reproduction.png" if name == "digits" else f"reproduction_{subject.name}.png")
+    for path in (options_file(subject.name), work / subject.name / "begun.json"):
+        keep_alike(path, given | subject.budget)
     if sigmas:
         write_sweep(swept(subject), sweep_file(subject.name))
     keys = wanted(subject, curves, sigmas)
-    make(subject, keys, work=work / subject.name, rows=rows_file(subject.name), figure=figure, minutes=minutes)
+    make(
+        subject,
+        keys,
+        work=work / subject.name,
+        rows=rows_file(subject.name),
+        figure=grid_file(subject.name),
+        minutes=minutes,
+    )
 
 
 if __name__ == "__main__":

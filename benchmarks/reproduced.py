@@ -15,6 +15,7 @@ from benchmarks.measured import (
     TRUTH,
     UNCONDITIONAL,
     Measured,
+    grid_file,
     options_of,
     read_measured,
     read_sweep,
@@ -130,14 +131,16 @@ def markdown(header: list[str], lines: list[list[str]]) -> str:
 
 
 def scores_table(rows: list[Measured], columns: Collection[str] = tuple(COLUMNS)) -> str:
-    """A line for each method, the number of seeds beside it; nothing where there is no row."""
-    if not final(rows):
+    """A line for each method, its seeds in brackets, and how many pictures each drew; nothing where there is no row."""
+    found = final(rows)
+    if not found:
         return ""
     lines = [
-        [f"{method} ({len(found)})", *(spread(found, column) for column in columns)]
-        for method, found in final(rows).items()
+        [f"{method} ({len(of_method)})", *(spread(of_method, column) for column in columns)]
+        for method, of_method in found.items()
     ]
-    return markdown(["(seeds)", *(COLUMNS[column] for column in columns)], lines)
+    samples = next(iter(found.values()))[0].samples
+    return markdown([f"{samples:,} pictures each (seeds)", *(COLUMNS[column] for column in columns)], lines)
 
 
 def beside_the_paper(rows: list[Measured]) -> str:
@@ -186,8 +189,10 @@ def claims(rows: list[Measured]) -> str:
 
 
 def figures(subject: str, rows: list[Measured]) -> str:
-    """The plots that `benchmarks/plots.py` makes of the rows there are."""
+    """What was drawn, and the plots that `benchmarks/plots.py` makes of the rows there are."""
     parts = []
+    if grid_file(subject).exists():
+        parts.append(f"![Drawn by the generators of each method](../docs/figures/{grid_file(subject).name})")
     if curves(rows):
         about = "FID and pictures drawn as asked while training goes on"
         parts.append(f"![{about}](../docs/figures/reproduction_{subject}_steps.svg)")

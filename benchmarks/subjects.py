@@ -55,6 +55,12 @@ class Subject:
     judge: Callable[[], Judge]
     device: torch.device = field(default=torch.device("cpu"))
 
+    @property
+    def budget(self) -> dict[str, Any]:
+        """What is equal for all rows, as plain values."""
+        names = ("preset", "settings", "steps", "each", "sampler_steps", "guidance")
+        return {name: getattr(self, name) for name in names}
+
 
 def digits(steps: int | None = None) -> Subject:
     """scikit-learn's handwritten digits, with the encoder that is shipped: the whole table on two cores.

@@ -237,6 +237,37 @@ def test_an_unconditional_model_draws_no_names(tmp_path: Path) -> None:
     assert model.sample("dark", n=2, steps=2, guide="classifier").shape == (2, 8, 8, 1)
 
 
+def test_an_unconditional_model_learns_from_the_pictures_alone(tmp_path: Path) -> None:
+    """Other labels make the same network, where a conditional one is told them."""
+    labels, source = two_kinds()
+    others = make_labels(labels.ids.to_pylist(), np.roll(labels.label_index, 3))
+    found = {
+        (conditional, given): quick(
+            table, source, tmp_path / f"{conditional}-{given}", objective="unet", conditional=conditional
+        ).digest()
+        for conditional in (False, True)
+        for given, table in (("own", labels), ("others", others))
+    }
+    assert found[False, "own"] == found[False, "others"]
+    assert found[True, "own"] != found[True, "others"]
+
+
+def test_the_commands_train_and_draw_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    for row in range(4):
+        Image.new("L", (8, 8), 60 * row).save(tmp_path / "photos" / f"{row}.png")
+    make_labels([f"{row}.png" for row in range(4)], [0, 0, 1, 1]).to_parquet(tmp_path / "labels.parquet")
+    settings = [f"--set={name}={value}" for name, value in QUICK.items()]
+    command = ["train", str(tmp_path / "labels.parquet"), str(tmp_path / "photos"), "--out", str(tmp_path / "run")]
+    options = ["--preset", "tiny", "--unconditional", "--objective", "unet"]
+    assert cli.main([*command, *options, *settings]) == 0
+    sample = ["sample", str(tmp_path / "run"), "--out", str(tmp_path / "drawn"), "--steps", "2"]
+    assert cli.main([*sample, "-n", "3"]) == 0
+    assert sorted(path.name for path in (tmp_path / "drawn").glob("*/*.png")) == [f"{at:06d}.png" for at in range(3)]
+    assert cli.main([*sample, "--class", "dark"]) == 1
+    assert "this model knows no classes and has no classifier to steer by" in capsys.readouterr().err
+
+
 def test_confidence_weighs_and_abstained_images_train_the_unnamed_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,7 +133,7 @@ def test_the_readme_has_the_scores_where_it_asks_for_them(committed: Path, monke
     monkeypatch.setattr(report, "README", readme)
     assert report.documents()[readme] == "before\n<!-- table: reproduction -->\n\n<!-- end -->\nafter\n"
     measured.append(row(PLG), measured.rows_file("digits"))
-    assert "reproduction -->\n| (seeds) |" in report.documents()[readme]
+    assert "reproduction -->\n| 1,790 pictures each (seeds) |" in report.documents()[readme]
     assert "| PLG (1) | 10.00 |" in report.documents()[readme]
 
 
@@ -178,6 +178,7 @@ judge.STEPS = 2
 subject = reproduce.digits(steps=3)
 subject = replace(subject, each=2, sampler_steps=2, settings={**subject.settings, "recipe.batch": 8})
 reproduce.digits, reproduce.rows_file = lambda: subject, lambda _: Path(rows)
+reproduce.options_file = lambda _: Path(rows).with_suffix(".json")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def asked(*_, **__):
@@ -237,6 +238,22 @@ def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
     measured.keep_alike(tmp_path / "new" / "rows.json", {**how, "data": Path("elsewhere/stl10.npz")})
     with pytest.raises(ValueError, match=r"new has rows of other options, by rows.json: encoder: mobilenet -> digits"):
         measured.keep_alike(tmp_path / "new" / "rows.json", {**how, "encoder": "digits"})
+
+
+@pytest.mark.usefixtures("ears")
+def test_rows_of_another_budget_are_refused(
+    tiny: Subject, tmp_path: Path, committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "digits", "--minutes", "0", "--work", str(tmp_path)])
+    monkeypatch.setattr(reproduce, "METHODS", ())
+    monkeypatch.setattr(reproduce, "digits", lambda: tiny)
+    reproduce.main()
+    reproduce.main()
+    monkeypatch.setattr(reproduce, "digits", lambda: replace(tiny, guidance=2.0))
+    with pytest.raises(
+        SystemExit, match=r"reproduction has rows of other options, by digits.json: guidance: 0.25 -> 2"
+    ):
+        reproduce.main()
 
 
 def test_the_text_says_what_the_rows_were_made_of_and_seen_through(committed: Path) -> None:
