@@ -25,9 +25,8 @@ from benchmarks.measured import (
 )
 from benchmarks.report import components, plotted, readable, seconds, threads_in_words
 from benchmarks.reproduced import SUBJECTS, curves, points
-from gdui.drawing import LIMIT, OTHER, OURS, PLOT
+from gdui.drawing import LIMIT, MARK, OTHER, OURS, PLOT
 
-MARK = "#a87900"
 COLOURS = {"ours": OURS, "peer": OTHER, "limit": LIMIT, "mark": MARK}
 OPINION, LABELS = "zero-shot (the opinion alone)", "gdui default"
 METHOD_COLOURS = {UNCONDITIONAL: OTHER, DEFAULT: OURS, TRUTH: LIMIT}
@@ -102,7 +101,7 @@ def over_flips(rows: Iterable[Row], path: Path) -> None:
         for name, ours in flipped.items():
             line = axes.plot(*zip(*ours, strict=True), marker="o", markersize=4, label=name)[0]
             opinion = sorted(ways[OPINION].get(name, []))
-            axes.plot(*zip(*opinion, strict=True), linestyle="--", color=line.get_color(), alpha=0.6)
+            axes.plot(*zip(*opinion, strict=True), linestyle="--", linewidth=1.1, color=line.get_color())
         axes.set(xlabel="share of the opinion's votes flipped", ylabel="share of right labels", ylim=(0, 1))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -7,12 +7,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.rcsetup import cycler
 from PIL import Image, ImageColor, ImageFont
 
 __all__ = [
     "ACCENT",
     "FAINT",
     "LIMIT",
+    "MARK",
     "OTHER",
     "OURS",
     "PAGE",
@@ -26,19 +28,29 @@ __all__ = [
 
 PAGE, TEXT, FAINT, ACCENT = "#16181d", "#f2f0ea", "#8d929c", "#f0a35e"
 
-# Plots stand on white, so that they read on a dark page too; matplotlib's rc_context takes PLOT.
-OURS, OTHER, LIMIT = "#0b7a75", "#9aa5b1", "#d1495b"
+# Plots have no ground of their own, and every colour stands out on white and on a dark page alike
+# (test_drawing holds it). matplotlib's rc_context takes PLOT.
+OURS, OTHER, LIMIT, MARK, INK = "#0e827d", "#818b98", "#d1495b", "#a87900", "#757d87"
 PLOT: Any = {
-    "figure.facecolor": "white",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=[OURS, MARK, LIMIT, "#4f7fc4", "#9567bd", "#4f8a2b", OTHER]),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
-    "grid.color": "#e4e7eb",
     "font.size": 10,
+    "grid.alpha": 0.25,
+    "grid.color": INK,
+    "savefig.facecolor": "auto",
     "svg.hashsalt": "gdui",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
 }
 
 GREYS, BLENDS = 40, 8  # shades of a page of grey pictures: more can hardly be told apart, and cost twice the bytes
