@@ -28,6 +28,7 @@ from gdui.diffusion.spice import SpiceClassifier, SpiceConfig
 from gdui.diffusion.train import Course, DivergedError, Trained, train_network
 from gdui.diffusion.unet import UNet, preset
 from gdui.training.history import History, Saved
+from gdui.training.ranks import from_first
 from gdui.training.stopping import StoppedError
 
 RECIPE = Recipe(steps=6, batch=8, warmup=2, ema=(0.5,), forget=0.3, mirror=True, save_every=2, rate=1e-3)
@@ -115,6 +116,25 @@ def test_who_is_asked_twice_leaves_at_once_and_nothing_half_written(
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
     names = [sorted(path.name for path in (tmp_path / one).glob("step-*")) for one in ("stopped", "whole")]
     assert names[0] == names[1]
+
+
+def test_ranks_hear_of_what_the_first_one_met(tmp_path: Path) -> None:
+    run_on_two_ranks("test_train", "refused_by_the_first", tmp_path / "two", port=29718)
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["0", "1"]
+
+
+def refused_by_the_first(folder: Path) -> None:
+    """One of two ranks, of which the first alone finds fault with something."""
+    rank = torch.distributed.get_rank()
+
+    def refuse() -> None:
+        raise ValueError(f"found by {rank}")
+
+    with pytest.raises(ValueError, match="found by 0"):
+        from_first(refuse)
+    assert from_first(lambda: rank) == 0
+    folder.mkdir(exist_ok=True)
+    (folder / str(rank)).touch()
 
 
 def test_ranks_stop_together_whichever_is_asked(tmp_path: Path) -> None:

@@ -47,16 +47,24 @@ def check_groups(stage: str, groups: int) -> None:
 
 
 def from_first(make: Callable[[], T], device: torch.device | None = None) -> T:
-    """What the first rank makes, on every rank; the others make nothing.
+    """What the first rank makes, or the error that it met, on every rank; the others make nothing.
 
     Args:
         device: by which one it travels; None for the one that the group uses.
     """
     if not dist.is_initialized():
         return make()
-    box = [make() if place()[0] == 0 else None]
+    box: list[tuple[T | None, Exception | None]] = [(None, None)]
+    if place()[0] == 0:
+        try:
+            box = [(make(), None)]
+        except Exception as error:  # the others would wait for ever
+            box = [(None, error)]
     dist.broadcast_object_list(box, device=device)
-    return cast(T, box[0])
+    made, failed = box[0]
+    if failed is not None:
+        raise failed
+    return cast(T, made)
 
 
 def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
