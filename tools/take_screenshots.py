@@ -4,12 +4,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import ViewportSize, sync_playwright
 from sklearn.datasets import load_digits
 
 from gdui.demo import NAMES, images, run
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
+SIZE: ViewportSize = {"width": 1200, "height": 900}
+SHOTS = (
+    ("report", "overview", "light"),
+    ("report_dark", "overview", "dark"),
+    ("report_map", "map", "light"),
+    ("report_review", "review", "light"),
+    ("report_review_dark", "review", "dark"),
+)
 
 
 def report(folder: Path) -> Path:
@@ -27,13 +35,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as engine:
         page_of = report(Path(folder)).as_uri()
         browser = engine.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        for scheme, section, name in (
-            ("light", "overview", "report"),
-            ("dark", "map", "report_map"),
-            ("light", "review", "report_review"),
-        ):
-            size = {"width": 1200, "height": 760}
-            page = browser.new_context(viewport=size, color_scheme=scheme, device_scale_factor=1.5).new_page()
+        for name, section, scheme in SHOTS:
+            page = browser.new_context(viewport=SIZE, color_scheme=scheme, device_scale_factor=1.5).new_page()
             page.goto(page_of)
             page.evaluate(f"document.getElementById('{section}').scrollIntoView({{behavior: 'instant'}})")
             page.wait_for_timeout(400)
