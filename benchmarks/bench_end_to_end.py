@@ -46,7 +46,7 @@ def run(bench: Bench) -> None:
         vit_b_32(folder / "clip")
         for encoder, count in (
             ("digits", 64 if bench.quick else 2048),
-            ("ViT-B-32 at random", 32 if bench.quick else 2048),
+            ("ViT-B-32 at random", 32 if bench.quick else 2560),
         ):
             heap = folder / encoder.replace(" ", "-")
             write_pictures(heap, WIDTH, HEIGHT, count)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from gdui.images import Transform
 from gdui.labeling.encoders import Encoder, clip_encoder, load_encoder
@@ -279,3 +280,16 @@ def test_zero_shot_is_a_softmax_of_scaled_cosines(rng: np.random.Generator) -> N
     wanted /= wanted.sum(axis=1, keepdims=True)
     got = zero_shot(features.astype(np.float32), texts.astype(np.float32), 20.0)
     assert np.allclose(got, wanted, atol=1e-5)
+
+
+def test_no_weights_are_drawn_that_a_checkpoint_fills(encoder: str) -> None:
+    class Recorder(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.add(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    seen: set[str] = set()
+    with Recorder():
+        load_encoder(encoder)
+    assert "copy_" in seen
+    assert not seen & {"normal_", "uniform_", "kaiming_uniform_"}

@@ -13,6 +13,7 @@ import numpy as np
 import open_clip
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from gdui import checks
 from gdui.encoder_names import split_model
@@ -47,6 +48,16 @@ AROUND = (
 WORDS = frozenset(NUMBERS + AROUND)
 
 HUB_SECONDS = 5  # to answer in
+DRAWS = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"})
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the random weights of a network that a checkpoint will fill: drawing 150 million takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def seen_by(encoder: Any, cluster_by: Any = None) -> Any:
@@ -155,7 +166,7 @@ def _load_clip(spec: str) -> tuple[Any, Tokenizer]:
     local = name.startswith("local-dir:") or (weights is not None and Path(weights).is_file())
     unreachable = "" if local else hub_trouble()
     try:
-        with _quiet(offline=bool(unreachable)):
+        with _quiet(offline=bool(unreachable)), _Undrawn():
             model = open_clip.create_model(name, pretrained=weights, require_pretrained=True, weights_only=True)
             return model, _tokenizer(name)
     except Exception as error:  # hubs, files and unpicklers raise almost anything
