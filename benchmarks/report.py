@@ -19,6 +19,7 @@ from benchmarks.reproduced import SHORT, reproduction, scores_table  # noqa: E40
 README = HERE.parent / "README.md"
 RESULTS_PAGE = HERE.parent / "docs" / "results.md"
 CLUSTER = HERE.parent / "docs" / "howto" / "cluster.md"
+METHOD = HERE.parent / "docs" / "method.md"
 FULL = HERE / "README.md"
 FIGURES = HERE.parent / "docs" / "figures"
 PLACE = re.compile(r"(<!-- table: (?P<name>[\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -35,6 +36,7 @@ same task, measured in the same run. Other ways in *italics* do another task, to
 memory beyond what the process had before, its result included.
 """
 NO_GPU = "No row is of a GPU yet: where one is, `python benchmarks/run.py --device cuda` measures the kernels."
+NEIGHBOURS = ("gdui exact", "faiss IVF, nprobe 8", "faiss HNSW")
 SIDE = {"time", "peak memory", "rate", "stage time"}
 VALUES = (
     "accuracy",
@@ -213,6 +215,12 @@ def quality_table() -> str:
     return value_table([row for row in rows if row.size in compared]) if rows else ""
 
 
+def neighbours_table() -> str:
+    """Exact neighbours beside those that an index finds, its building included, at the size where all were measured."""
+    rows = [row for row in read_rows("consistency") if row.provider in NEIGHBOURS and row.device]
+    return time_table([row for row in rows if row.size in {row.size for row in rows if row.provider == NEIGHBOURS[-1]}])
+
+
 def plots_of_speed() -> str:
     """The plot of every component that has one, for a page in docs/."""
     named = {name: name.replace("_", " ") for name in components() if plotted(name)}
@@ -227,6 +235,7 @@ def documents() -> dict[Path, str]:
         "reproduction in short": scores_table(read_measured(rows_file("digits")), SHORT),
         "speed": speed_table(most=1),
         "speed of all": speed_table(),
+        "neighbours": neighbours_table(),
         "plots of speed": plots_of_speed(),
         "billion": markdown(["", "row", "measured", "of a billion images"], paper.assumptions()),
         "machines": markdown(
@@ -235,7 +244,7 @@ def documents() -> dict[Path, str]:
     }
     pages = {
         page: PLACE.sub(lambda found: f"{found[1]}{tables[found['name']]}\n{found[3]}", page.read_text())
-        for page in (README, RESULTS_PAGE, CLUSTER)
+        for page in (README, RESULTS_PAGE, CLUSTER, METHOD)
     }
     rows = [row for name in components() for row in read_rows(name)]
     gpu = "" if any("NVIDIA" in row.device for row in rows) else NO_GPU
