@@ -23,9 +23,20 @@ template <class From, bool kDense> struct Row {
   }
 };
 
+// The first of the rows that are noted, by whichever thread.
+struct FirstOf {
+  std::atomic<std::int64_t> row{-1};
+
+  void note(std::int64_t k) {
+    std::int64_t before = row.load();
+    while ((before < 0 || k < before) && !row.compare_exchange_weak(before, k)) {
+    }
+  }
+};
+
 struct Finite {
   const Matrix &rows;
-  std::atomic<std::int64_t> &wrong;
+  FirstOf &wrong;
 
   template <class From, bool kDense> GDUI_INLINE void each(std::int64_t begin, std::int64_t end) const {
     for (std::int64_t k = begin; k < end; ++k) {
@@ -34,50 +45,68 @@ struct Finite {
       for (std::int64_t i = 0; i < rows.cols; ++i)
         bad |= !(std::fabs(row[i]) <= std::numeric_limits<float>::max());
       if (bad != 0)
-        note(k);
+        wrong.note(k);
     }
   }
+};
 
-  void note(std::int64_t k) const {
-    std::int64_t before = wrong.load();
-    while ((before < 0 || k < before) && !wrong.compare_exchange_weak(before, k)) {
-    }
-  }
+// A row less the center.
+template <class Of> struct Less {
+  const Of &row;
+  const float *center;
+
+  GDUI_INLINE float operator[](std::int64_t i) const { return row[i] - center[i]; }
 };
 
 struct Centred {
   const Matrix &rows;
   const float *center;
-  float *unit;
+  float *unit, *plain;
+  FirstOf &wrong;
 
   template <class From, bool kDense> GDUI_INLINE void each(std::int64_t begin, std::int64_t end) const {
-    for (std::int64_t k = begin; k < end; ++k) {
-      float *out = unit + k * rows.cols;
-      const double square = subtract(Row<From, kDense>{rows.data + k * rows.row_stride, rows.col_stride}, out);
-      const double share = square > 0 ? 1 / std::sqrt(square) : 0;
-      for (std::int64_t i = 0; i < rows.cols; ++i)
-        out[i] = static_cast<float>(out[i] * share);
+    for (std::int64_t k = begin; k < end; ++k)
+      one(k, Row<From, kDense>{rows.data + k * rows.row_stride, rows.col_stride});
+  }
+
+  template <class Of> GDUI_INLINE void one(std::int64_t k, const Of &row) const {
+    float *out = unit + k * rows.cols;
+    if (plain == nullptr) {
+      shorten(k, measure(Less<Of>{row, center}, out), out);
+    } else {
+      float *own = plain + k * rows.cols;
+      const double square = measure(row, own);
+      shorten(k, measure(Less<float *>{own, center}, out), out);
+      shorten(k, square, own);
     }
   }
 
   // Squares of floats are exact in double: no processor sums them otherwise.
-  template <class Of> GDUI_INLINE double subtract(const Of &row, float *out) const {
+  template <class Of> GDUI_INLINE double measure(const Of &row, float *out) const {
     const std::int64_t whole = rows.cols / kTurned * kTurned;
     Sums squares = {};
     for (std::int64_t first = 0; first < whole; first += kTurned)
       for (std::int64_t l = 0; l < kTurned; ++l) {
-        const float value = row[first + l] - center[first + l];
+        const float value = row[first + l];
         out[first + l] = value;
         squares[l] += static_cast<double>(value) * value;
       }
     for (std::int64_t i = whole; i < rows.cols; ++i) {
-      out[i] = row[i] - center[i];
+      out[i] = row[i];
       squares[i - whole] += static_cast<double>(out[i]) * out[i];
     }
     double total = 0;
     for (const double square : squares)
       total += square;
     return total;
+  }
+
+  GDUI_INLINE void shorten(std::int64_t k, double square, float *out) const {
+    if (!(square <= std::numeric_limits<double>::max()))
+      wrong.note(k);
+    const double share = square > 0 ? 1 / std::sqrt(square) : 0;
+    for (std::int64_t i = 0; i < rows.cols; ++i)
+      out[i] = static_cast<float>(out[i] * share);
   }
 };
 
@@ -133,6 +162,7 @@ struct Choose {
     for (std::int64_t l = 0; l < count; ++l) {
       out.first[at + l] = first[l];
       out.second[at + l] = second[l];
+      out.most[at + l] = most[l];
       out.share[at + l] = static_cast<float>(1 / total[l]);
       out.lead[at + l] = columns > 1 ? most[l] - next[l] : 0.0f;
     }
@@ -171,15 +201,17 @@ struct Choose {
 } // namespace
 
 std::int64_t first_not_finite(const Matrix &rows, int threads) {
-  std::atomic<std::int64_t> wrong{-1};
+  FirstOf wrong;
   const Finite task{rows, wrong};
   run(Typed<Finite>{task}, rows.rows, threads);
-  return wrong.load();
+  return wrong.row;
 }
 
-void centred_rows(const Matrix &rows, const float *center, float *unit, int threads) {
-  const Centred task{rows, center, unit};
+std::int64_t centred_rows(const Matrix &rows, const float *center, float *unit, float *plain, int threads) {
+  FirstOf wrong;
+  const Centred task{rows, center, unit, plain, wrong};
   run(Typed<Centred>{task}, rows.rows, threads);
+  return wrong.row;
 }
 
 void choose(const float *scores, std::int64_t rows, std::int64_t columns, float scale, const Choices &out,

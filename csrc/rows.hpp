@@ -10,14 +10,15 @@ namespace gdui {
 // Which row of f16, f32 or f64 is the first that holds NaN or what no float holds, -1 where there is none.
 std::int64_t first_not_finite(const Matrix &rows, int threads);
 
-// Such rows less `center`, brought to length 1 (0 where nothing is left), into `unit` [rows, cols].
-void centred_rows(const Matrix &rows, const float *center, float *unit, int threads);
+// Such rows less `center`, brought to length 1 (0 where nothing is left), into `unit` [rows, cols]; where `plain` is
+// not null, the rows as they are go there, at length 1 too. Gives the first row whose length is not finite, or -1.
+std::int64_t centred_rows(const Matrix &rows, const float *center, float *unit, float *plain, int threads);
 
-// Of each row of scores: the columns of the largest and of the next, ties to the lower; which share of a softmax the
-// largest has; and by how much it leads. With one column it is also the next, and leads by nothing.
+// Of each row of scores: the columns of the largest and of the next, ties to the lower; the largest itself; which share
+// of a softmax it has; and by how much it leads. With one column it is also the next, and leads by nothing.
 struct Choices {
   std::int32_t *first, *second;
-  float *share, *lead;
+  float *most, *share, *lead;
 };
 
 // The softmax is that of scale times the scores [rows, columns]; where `softmax` is not null, all of it goes there,

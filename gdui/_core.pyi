@@ -113,12 +113,19 @@ def noise_images(*arguments: Any) -> None: ...
 def denoising_loss(*arguments: Any) -> None: ...
 def guided_step(*arguments: Any) -> None: ...
 def first_not_finite(rows: Reals, threads: int) -> int: ...
-def centred_rows(rows: Reals, center: npt.NDArray[np.float32], unit: npt.NDArray[np.float32], threads: int) -> None: ...
+def centred_rows(
+    rows: Reals,
+    center: npt.NDArray[np.float32],
+    unit: npt.NDArray[np.float32],
+    plain: npt.NDArray[np.float32] | None,
+    threads: int,
+) -> int: ...
 def choose(
     scores: npt.NDArray[np.float32],
     scale: float,
     first: npt.NDArray[np.int32],
     second: npt.NDArray[np.int32],
+    most: npt.NDArray[np.float32],
     share: npt.NDArray[np.float32],
     lead: npt.NDArray[np.float32],
     softmax: npt.NDArray[np.float32] | None,

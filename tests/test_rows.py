@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gdui import _core
-from gdui.labeling.rows import choose, first_not_finite, softmax, unit_rows
+from gdui.labeling.rows import choose, first_not_finite, softmax, unit_rows, units
 
 KINDS = (np.float16, np.float32, np.float64)
 
@@ -27,6 +27,28 @@ def test_rows_are_centred_and_of_length_one(n: int, d: int, kind: type) -> None:
     got = unit_rows(rows, center)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, wanted / np.where(length > 0, length, 1), atol=2e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("n", "d"), [(0, 5), (3, 15), (700, 37)])
+def test_rows_with_and_without_their_center_come_from_one_pass(n: int, d: int, kind: type) -> None:
+    rows, center = drawn(n, d, kind), drawn(1, d, seed=1)[0]
+    centred, plain, wrong = units(rows, center, plain=True)
+    assert wrong is None
+    np.testing.assert_array_equal(centred, unit_rows(rows, center))
+    np.testing.assert_array_equal(plain, unit_rows(rows))
+    assert not units(rows, center, plain=False).plain.size
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pass_names_the_first_row_that_is_not_finite(kind: type, plain: bool) -> None:
+    rows, center = drawn(1000, 19, kind), drawn(1, 19, seed=1)[0]
+    rows[700, 3] = rows[640, 18] = rows[999, 0] = np.nan
+    rows[641, 0] = np.inf
+    assert units(rows, center, plain=plain).wrong == 640
+    rows[640, 18] = 0
+    assert units(rows, center, plain=plain).wrong == 641
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,6 +109,7 @@ def test_a_choice_is_what_the_softmax_says(scores: npt.NDArray[np.float32], scal
     got = choose(scores, scale)
     np.testing.assert_array_equal(got.first, first)
     np.testing.assert_array_equal(got.second, second)
+    np.testing.assert_array_equal(got.most, scores.max(axis=1))
     np.testing.assert_allclose(got.share, share, rtol=3e-6)
     np.testing.assert_allclose(got.lead, lead, rtol=1e-6)
     np.testing.assert_allclose(softmax(scores, scale), powers * share[:, None], rtol=5e-6, atol=1e-30)
@@ -133,10 +156,12 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     rows, one = np.zeros((3, 2), np.float32), np.zeros(3, np.float32)
     whole = np.zeros(3, np.int32)
     with pytest.raises(ValueError, match="center must have a number for each column"):
-        _core.centred_rows(rows, one, np.empty_like(rows), 1)
+        _core.centred_rows(rows, one, np.empty_like(rows), None, 1)
+    with pytest.raises(ValueError, match="plain must have the shape of unit"):
+        _core.centred_rows(rows, one[:2], np.empty_like(rows), rows[:2], 1)
     with pytest.raises(ValueError, match="for each row of scores"):
-        _core.choose(rows, 1.0, whole, whole, one[:2], one, None, 1)
+        _core.choose(rows, 1.0, whole, whole, one[:2], one, one, None, 1)
     with pytest.raises(ValueError, match="scores must have 2 axes and a column"):
-        _core.choose(np.zeros((3, 0), np.float32), 1.0, whole, whole, one, one, None, 1)
+        _core.choose(np.zeros((3, 0), np.float32), 1.0, whole, whole, one, one, one, None, 1)
     with pytest.raises(ValueError, match="float16, float32 or float64"):
         _core.first_not_finite(whole[:, None], 1)

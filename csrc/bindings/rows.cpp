@@ -25,26 +25,30 @@ std::int64_t first_not_finite(const py::array &rows, int threads) {
   return gdui::first_not_finite(from, threads);
 }
 
-void centred_rows(const py::array &rows, const Dense<float> &center, Dense<float> &unit, int threads) {
+std::int64_t centred_rows(const py::array &rows, const Dense<float> &center, Dense<float> &unit,
+                          std::optional<Dense<float>> &plain, int threads) {
   require(rows.ndim() == 2 && center.ndim() == 1 && unit.ndim() == 2, "rows and unit must have 2 axes, center 1");
   require(center.shape(0) == rows.shape(1) && unit.shape(0) == rows.shape(0) && unit.shape(1) == rows.shape(1),
           "center must have a number for each column of rows, and unit their shape");
+  require(!plain || plain->size() == unit.size(), "plain must have the shape of unit");
   const gdui::Matrix from = bindings::matrix(rows);
   const float *middle = center.data();
-  float *to = unit.mutable_data();
+  float *to = unit.mutable_data(), *own = plain ? plain->mutable_data() : nullptr;
   py::gil_scoped_release release;
-  gdui::centred_rows(from, middle, to, threads);
+  return gdui::centred_rows(from, middle, to, own, threads);
 }
 
 void choose(const Dense<float> &scores, float scale, Dense<std::int32_t> &first, Dense<std::int32_t> &second,
-            Dense<float> &share, Dense<float> &lead, std::optional<Dense<float>> &softmax, int threads) {
+            Dense<float> &most, Dense<float> &share, Dense<float> &lead, std::optional<Dense<float>> &softmax,
+            int threads) {
   require(scores.ndim() == 2 && scores.shape(1) > 0, "scores must have 2 axes and a column");
   const std::int64_t n = scores.shape(0), columns = scores.shape(1);
-  require(first.size() == n && second.size() == n && share.size() == n && lead.size() == n,
+  require(first.size() == n && second.size() == n && most.size() == n && share.size() == n && lead.size() == n,
           "what is chosen must have a number for each row of scores");
   require(!softmax || softmax->size() == scores.size(), "softmax must have the shape of scores");
   const float *from = scores.data();
-  const gdui::Choices out{first.mutable_data(), second.mutable_data(), share.mutable_data(), lead.mutable_data()};
+  const gdui::Choices out{first.mutable_data(), second.mutable_data(), most.mutable_data(), share.mutable_data(),
+                          lead.mutable_data()};
   float *whole = softmax ? softmax->mutable_data() : nullptr;
   py::gil_scoped_release release;
   gdui::choose(from, n, columns, scale, out, whole, threads);
@@ -55,8 +59,8 @@ void choose(const Dense<float> &scores, float scale, Dense<std::int32_t> &first,
 void bindings::bind_rows(py::module_ &m) {
   m.def("first_not_finite", &first_not_finite, py::arg("rows"), py::arg("threads"));
   m.def("centred_rows", &centred_rows, py::arg("rows"), py::arg("center").noconvert(), py::arg("unit").noconvert(),
-        py::arg("threads"));
+        py::arg("plain").noconvert(), py::arg("threads"));
   m.def("choose", &choose, py::arg("scores").noconvert(), py::arg("scale"), py::arg("first").noconvert(),
-        py::arg("second").noconvert(), py::arg("share").noconvert(), py::arg("lead").noconvert(),
-        py::arg("softmax").noconvert(), py::arg("threads"));
+        py::arg("second").noconvert(), py::arg("most").noconvert(), py::arg("share").noconvert(),
+        py::arg("lead").noconvert(), py::arg("softmax").noconvert(), py::arg("threads"));
 }

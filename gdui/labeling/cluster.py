@@ -6,7 +6,7 @@ image only its cluster, the probability of that and the margin of its logit over
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +51,8 @@ class Centroids:
         return cls(np.divide(sums, norm, out=np.zeros_like(sums), where=norm > 0).astype(np.float32))
 
     def __call__(self, features: Matrix) -> Tensor:
-        """Logits [n, K] of unit features [n, d]."""
-        return self.scale * (torch.from_numpy(features) @ torch.from_numpy(self.centers).T)
+        """Cosines [n, K] of unit features [n, d]; the logits are `scale` times these."""
+        return torch.from_numpy(features) @ torch.from_numpy(self.centers).T
 
     @property
     def k(self) -> int:
@@ -68,6 +68,7 @@ class Heads:
     hidden_bias: Matrix
     out: Matrix
     out_bias: Matrix
+    scale: ClassVar[float] = 1.0
 
     def __call__(self, features: Matrix) -> Tensor:
         """Logits [n, K] of unit features [n, d]."""
@@ -98,8 +99,9 @@ def assign(model: Centroids | Heads, features: Matrix) -> Assignment:
     out = Assignment(np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32))
     step = max(1, BLOCK_CELLS // model.k)
     for at in range(0, len(features), step):
-        some, chosen = slice(at, at + step), choose(model(features[at : at + step]).numpy())
-        out.cluster[some], out.confidence[some], out.margin[some] = chosen.first, chosen.share, chosen.lead
+        some, chosen = slice(at, at + step), choose(model(features[at : at + step]).numpy(), model.scale)
+        out.cluster[some], out.confidence[some] = chosen.first, chosen.share
+        np.multiply(chosen.lead, model.scale, out=out.margin[some])
     return out
 
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from gdui import checks
 from gdui.labeling.features import Features
 from gdui.labeling.opinions import zero_shot
-from gdui.labeling.rows import first_not_finite, softmax, unit_rows
+from gdui.labeling.rows import first_not_finite, softmax, unit_rows, units
 from gdui.labels import no_quarantine
 
 __all__ = ["Images", "Scores", "Texts", "same_encoder"]
@@ -43,11 +43,17 @@ class Texts:
         """C."""
         return len(self.vectors)
 
-    def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:
-        """Probabilities [n, C]."""
-        name, seen = ("features", features) if self.embeddings is None else ("embeddings", self.embeddings.gather(rows))
+    @property
+    def by_features(self) -> bool:
+        """Whether the images' features are what it looks at."""
+        return self.embeddings is None
+
+    def __call__(self, rows: npt.NDArray[np.integer], unit: Matrix) -> Matrix:
+        """Probabilities [n, C], from the images' features at length 1 [n, d] if it looks at them."""
+        name = "features" if self.embeddings is None else "embeddings"
+        seen = unit if self.embeddings is None else unit_rows(self.embeddings.gather(rows))
         checks.columns(name, seen, self.vectors.shape[1], "as long as the encoder's texts")
-        return zero_shot(unit_rows(seen), self.vectors, self.scale)
+        return zero_shot(seen, self.vectors, self.scale)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Scores:
 
     given: Features
     are_probabilities: bool
+    by_features = False
 
     @property
     def classes(self) -> int:
@@ -74,7 +81,7 @@ class Scores:
             given, all(b.min() >= 0 and np.abs(b.sum(axis=1, dtype=np.float64) - 1).max() < 1e-2 for b in blocks)
         )
 
-    def __call__(self, rows: npt.NDArray[np.integer], features: Matrix) -> Matrix:  # noqa: ARG002 - as Texts
+    def __call__(self, rows: npt.NDArray[np.integer], unit: Matrix) -> Matrix:  # noqa: ARG002 - as Texts
         """Probabilities [n, C]."""
         chosen = checks.array("opinions", self.given.gather(rows), 2)
         if self.are_probabilities:
@@ -111,10 +118,22 @@ class Images:
     def rows(self, rows: npt.NDArray[np.integer]) -> tuple[Matrix, Matrix]:
         """Features [n, d] and opinion [n, C] of some images."""
         features = self.features.take(rows)
-        if (wrong := first_not_finite(features)) is not None:
-            raise ValueError(f"features must be finite numbers, but row {rows[wrong]} holds NaN or infinity")
-        return features, self.opinion(rows, features)
+        _check_finite(rows, first_not_finite(features))
+        return features, self.opinion(rows, unit_rows(features if self.opinion.by_features else features[:0]))
+
+    def units(self, rows: npt.NDArray[np.integer], center: Matrix) -> tuple[Matrix, Matrix]:
+        """Features less the `center` [d] at length 1 [n, d], and opinion [n, C], of some images."""
+        features = self.features.take(rows)
+        checks.columns("features", features, len(center), "as those that were learned from")
+        unit, plain, wrong = units(features, center, plain=self.opinion.by_features)
+        _check_finite(rows, wrong)
+        return unit, self.opinion(rows, plain)
 
     def called(self, rows: npt.NDArray[np.integer]) -> pa.ChunkedArray:
         """The ids of some images, in the order of `rows`."""
         return self.ids if len(rows) == len(self) else self.ids.take(pa.array(rows))
+
+
+def _check_finite(rows: npt.NDArray[np.integer], wrong: int | None) -> None:
+    if wrong is not None:
+        raise ValueError(f"features must be finite numbers, but row {rows[wrong]} holds NaN or infinity")

@@ -23,6 +23,7 @@ from gdui.labeling.neighbors import neighbors
 from gdui.labeling.outcome import Clock, Known, Progress
 from gdui.labeling.parts import label_rows, parts
 from gdui.labeling.pins import Pins, check_names
+from gdui.labeling.rows import choose
 from gdui.labeling.select import consistency_from_neighbors
 from gdui.labeling.spice import SPICE, Spice, learn_source
 from gdui.labels import Facts, Labels
@@ -224,7 +225,8 @@ class Labeler:
             judged = naming.refined_by(named, found, opinion, config.refine, config.match.most)
             floor = naming.floors(judged, config.refine.sigma)
             learned = replace(learned, clusters=model, names=named.names, floor=floor)
-            refined = decided = learned.refined(found, opinion)
+            chosen = choose(opinion)
+            refined = decided = learned.refined(found, chosen)
         doubt = None
         if config.graph.enabled:
             with clock.stage("graph"):
@@ -237,7 +239,7 @@ class Labeler:
             learned = replace(learned, alone=doubt.trust) if doubt else smooth
             if doubt:
                 log.warning("%s: the opinion stands as it is", doubt.reason)
-                decided = learned.refined(found, opinion)
+                decided = learned.refined(found, chosen)
         matched, decided = named.names[found.cluster], pins.decide(decided)
         agreed = pins.estimate(decided.label, votes, near[:, : self._edges(len(near))], own.argmax(axis=1))
         self._facts = Facts(

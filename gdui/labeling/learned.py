@@ -11,10 +11,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from gdui import checks
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign
 from gdui.labeling.linear import Linear
-from gdui.labeling.rows import choose, unit_rows
+from gdui.labeling.rows import Choice, choose, unit_rows
 from gdui.labels import RULES
 from gdui.runs import atomic_path
 
@@ -71,13 +70,11 @@ class Learned:
 
     def unit(self, features: npt.NDArray[np.floating]) -> Matrix:
         """The features [n, d] centred and at length 1."""
-        checks.columns("features", features, len(self.center), "as those that were learned from")
         return unit_rows(features, self.center)
 
-    def refined(self, found: Assignment, opinion: Matrix) -> Decision:
-        """What the clusters' names and the opinion [n, C] make of the images."""
-        named, voted = self.names[found.cluster], choose(opinion).first
-        most = opinion[np.arange(len(opinion)), voted]
+    def refined(self, found: Assignment, said: Choice) -> Decision:
+        """What the clusters' names and what the opinion `said` make of the images."""
+        named, voted, most = self.names[found.cluster], said.first, said.most
         if self.alone is not None:
             return Decision(voted, most * np.float32(self.alone), np.full(len(voted), RULE["alone"], np.uint8))
         moved = (found.confidence < self.floor[found.cluster]) | (named < 0)
@@ -86,14 +83,14 @@ class Learned:
         confidence = np.where(moved, most, found.confidence)
         return Decision(np.where(moved, voted, named).astype(np.int32), confidence, rule.astype(np.uint8))
 
-    def decide(self, unit: Matrix, opinion: Matrix) -> tuple[Assignment, Decision]:
-        """The cluster and the label of new images, from unit features [n, d] and opinion [n, C]."""
+    def decide(self, unit: Matrix, opinion: Matrix, said: Choice) -> tuple[Assignment, Decision]:
+        """The cluster and the label of new images, from unit features [n, d] and the opinion [n, C] that `said`."""
         found = assign(self.clusters, unit)
-        decided = self.refined(found, opinion)
+        decided = self.refined(found, said)
         if self.linear is None:
             return found, decided
-        said = choose(self.linear.odds(unit, opinion, spread=self.spread), self.sharpness)
-        return found, overruled(decided, said.first, said.share)
+        learned = choose(self.linear.odds(unit, opinion, spread=self.spread), self.sharpness)
+        return found, overruled(decided, learned.first, learned.share)
 
     def save(self, folder: Path, about: dict[str, Any]) -> None:
         """Writes learned.safetensors, then labeler.json with `about`: numbers and plain text, nothing that can run."""

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from gdui.labeling.cluster import Assignment
 from gdui.labeling.learned import Decision
-from gdui.labeling.rows import choose
+from gdui.labeling.rows import Choice, choose
 from gdui.labels import Facts, Labels
 from gdui.places import readable
 from gdui.runs import atomic_path
@@ -49,13 +49,12 @@ class Table:
         kinds: list[Any] = [whole, real, np.uint8, whole, real, real, real, whole, real, whole]
         return cls(*(np.full(n, np.nan if kind is real else 0, kind) for kind in kinds))
 
-    def put(self, where: Any, found: Assignment, decided: Decision, opinion: Matrix) -> None:
-        """Fills the rows `where`."""
+    def put(self, where: Any, found: Assignment, decided: Decision, said: Choice) -> None:
+        """Fills the rows `where`; the opinion of them `said` which class they are."""
         self.label[where], self.confidence[where], self.rule[where] = decided
         self.cluster[where], self.cluster_confidence[where] = found.cluster, found.confidence
-        said = choose(opinion)
         self.first[where], self.second[where] = said.first, said.second
-        self.first_confidence[where] = opinion[np.arange(len(opinion)), said.first]
+        self.first_confidence[where] = said.most
 
     def labels(self, ids: pa.ChunkedArray, classes: list[str], names: npt.NDArray[np.int64], facts: Facts) -> Labels:
         """The labels of the images `ids`, whose clusters have these `names`."""
@@ -100,7 +99,7 @@ class Known:
     ) -> Self:
         """From what the stages said of each."""
         table = Table.blank(len(rows))
-        table.put(slice(None), found, decided, opinion)
+        table.put(slice(None), found, decided, choose(opinion))
         table.surety[:], table.consistency[:] = surety, consistency
         return cls(rows, table)
 

@@ -19,6 +19,7 @@ from gdui.labeling.inputs import Images
 from gdui.labeling.learned import RULE, Learned
 from gdui.labeling.ordered import one_thread_each
 from gdui.labeling.outcome import Known, Table
+from gdui.labeling.rows import choose
 from gdui.labels import Labels, Totals
 from gdui.labels.files import write_parquet
 from gdui.labels.words import Diff
@@ -62,10 +63,11 @@ def label_rows(
         new = np.flatnonzero(~found)
 
     def label(where: Indices) -> None:
-        features, opinion = images.rows(rows[where])
-        found, decided = learned.decide(learned.unit(features), opinion)
+        unit, opinion = images.units(rows[where], learned.center)
+        said = choose(opinion)
+        found, decided = learned.decide(unit, opinion, said)
         to = slice(where[0], where[-1] + 1) if whole else where  # a slice is filled without looking up each row
-        table.put(to, found, decided, opinion)
+        table.put(to, found, decided, said)
         table.surety[to] = (learned.surety[found.cluster] + table.first_confidence[to]) / 2
 
     step = max(1, BLOCK_CELLS // max(learned.clusters.k, images.opinion.classes, images.features.dim))

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ class Features:
     def __len__(self) -> int:
         return sum(self.counts)
 
+    @cached_property
+    def _starts(self) -> npt.NDArray[np.int64]:
+        """The first row of each piece, and the end of the last."""
+        return np.cumsum([0, *self.counts])
+
     def blocks(self, rows: int = 65536) -> Iterator[tuple[int, Matrix]]:
         """(first row, at most `rows` vectors), in order; none crosses a piece."""
         first = 0
@@ -59,7 +64,7 @@ class Features:
 
     def take(self, rows: npt.NDArray[np.integer]) -> Matrix:
         """The vectors of `rows`: as they stand where these follow one another in one piece, else those of `gather`."""
-        starts = np.cumsum([0, *self.counts])
+        starts = self._starts
         first, end = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
         at = int(np.searchsorted(starts, first, "right")) - 1
         if 0 <= at < len(self.counts) and end <= starts[at + 1] and _consecutive(rows):
@@ -72,7 +77,7 @@ class Features:
         if len(wanted) and _consecutive(wanted):
             return self._between(int(wanted[0]), int(wanted[-1]) + 1)
         order = np.argsort(wanted, kind="stable")
-        starts = np.cumsum([0, *self.counts])
+        starts = self._starts
         ends = np.searchsorted(wanted[order], starts)
         out = np.empty((len(wanted), self.dim), np.float32)
         for at in np.flatnonzero(np.diff(ends)).tolist():
@@ -87,7 +92,7 @@ class Features:
     def _between(self, first: int, end: int) -> npt.NDArray[np.float32]:
         """The vectors of rows `first` to `end`."""
         out = np.empty((end - first, self.dim), np.float32)
-        starts = np.cumsum([0, *self.counts])
+        starts = self._starts
         for at in range(int(np.searchsorted(starts, first, "right")) - 1, int(np.searchsorted(starts, end))):
             low, high = max(first, int(starts[at])), min(end, int(starts[at + 1]))
             out[low - first : high - first] = self.piece(at)[low - starts[at] : high - starts[at]]
