@@ -1,6 +1,7 @@
 """A run folder on a store that fsspec knows holds what one on this machine would, and goes on in the same way."""
 
 import io
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +113,27 @@ def test_a_run_on_a_store_is_that_of_a_folder(
         relabel_run(folder, ["round", "straight"])
     assert stored(store / "run") == contents(tmp_path / "here")
     assert done.labels.classes == ["round", "straight"]
+
+
+def test_a_run_on_a_store_is_reported_here(
+    store: Path, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config().override({"encode.encoder": "digits"})
+    for run_folder in (store / "run", tmp_path / "run"):
+        label_run(shards, list(DIGITS), str(run_folder), config)
+    on_store = stored(store / "run")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", str(store / "run"), "--out", "named.html"]) == 0
+    assert cli.main(["report", str(store / "run")]) == 0
+    assert cli.main(["report", str(tmp_path / "run")]) == 0
+    assert "the report is in report.html" in capsys.readouterr().out
+    pages = [(tmp_path / name).read_text() for name in ("report.html", "named.html", "run/report.html")]
+    assert pages[0] == pages[1]
+    shown = [re.findall('data:image/webp;base64,[^"]+', page) for page in pages]
+    assert shown[0] == shown[2]
+    assert len(shown[0]) == PICTURES
+    assert "<title>run: gdui</title>" in pages[0]
+    assert stored(store / "run") == on_store
 
 
 def test_features_on_a_store_are_read_piece_by_piece(store: Path, shards: str, tmp_path: Path) -> None:

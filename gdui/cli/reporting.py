@@ -21,8 +21,10 @@ def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_report(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("report", parents=[common], help="write a page by which a person can judge a run")
-    parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="by default RUN/report.html")
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="by default RUN/report.html, or here for a run on a store"
+    )
     parser.add_argument("--images", metavar="SOURCE", help="where the pictures are, if not where the run found them")
     parser.add_argument("--truth", type=Path, metavar="FILE", help="a CSV of id and label to compare with")
     add_settings(parser, "source.FIELD=VALUE", READ_OTHERWISE)

@@ -18,6 +18,7 @@ from gdui.images.readers import printable
 from gdui.labeling.features import Features, load_features
 from gdui.labels import Labels
 from gdui.labels.pins import read_pins
+from gdui.places import is_remote, place
 from gdui.report.content import Beside, content
 from gdui.report.page import page
 from gdui.report.placed import placed
@@ -59,14 +60,14 @@ def report_run(
     truth: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes the report of the run in `folder`, there by default.
+    """Writes the report of the run in `folder`, there by default; that of a run on a store comes into this folder.
 
     Args:
         images: where the pictures are; by default where the run found them.
         truth: a CSV of id and label to compare with.
         settings: how the pictures are read, where the run read others: {"source.image_column": "photo"}.
     """
-    folder = Path(folder)
+    folder = place(folder)
     labels, manifest = Labels.from_run(folder), read_manifest(folder)
     inputs = manifest["settings"].get("inputs", {})
     source = inputs.get("source")
@@ -75,7 +76,7 @@ def report_run(
     sought = "" if images is None else str(images)
     reading = SourceConfig.remembered(manifest["settings"], settings or {})
     beside = Beside(
-        title=folder.resolve().name,
+        title=folder.name if is_remote(folder) else folder.resolve().name,
         images=_opened(images, reading) if sought and _reachable(sought) else None,
         sought=printable(sought),
         features=_features(folder, labels, source if inputs.get("ready") else None),
@@ -83,7 +84,8 @@ def report_run(
         quarantined=_reasons(labels),
         ledger={stage: tuple(spent) for stage, spent in manifest["stages"]["label"].get("ledger", {}).items()},
     )
-    return _write(labels, folder / NAME if path is None else Path(path), beside)
+    by_default = Path(NAME) if is_remote(folder) else folder / NAME
+    return _write(labels, by_default if path is None else Path(path), beside)
 
 
 def class_indices(labels: Labels, named: Mapping[str, str]) -> npt.NDArray[np.int32]:
@@ -124,10 +126,10 @@ def _reachable(source: str) -> bool:
 
 def _features(folder: Path, labels: Labels, ready: str | None) -> Features | None:
     """The vectors the run had, if they are still those of its labels."""
-    place = folder / "features" if ready is None else Path(ready)
-    if not place.exists():
+    vectors = folder / "features" if ready is None else place(ready)
+    if not vectors.exists():
         return None
-    found = load_features(place)
+    found = load_features(vectors)
     return found if len(found) == len(labels) else None
 
 
