@@ -6,7 +6,7 @@ image only its cluster, the probability of that and the margin of its logit over
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +68,6 @@ class Heads:
     hidden_bias: Matrix
     out: Matrix
     out_bias: Matrix
-    scale: ClassVar[float] = 1.0
 
     def __call__(self, features: Matrix) -> Tensor:
         """Logits [n, K] of unit features [n, d]."""
@@ -81,6 +80,11 @@ class Heads:
     def k(self) -> int:
         """The number of clusters."""
         return int(self.out.shape[1])
+
+    @property
+    def scale(self) -> float:
+        """What it gives are the logits themselves."""
+        return 1.0
 
 
 @dataclass(frozen=True)
