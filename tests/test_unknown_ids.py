@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from commands import Cli
 from pictures import encoded, parquet, picture, read, tar_of
@@ -51,6 +52,29 @@ def test_a_source_knows_its_images_without_reading_them(
 def test_of_an_archive_only_reading_tells(tmp_path: Path) -> None:
     source = open_source(tar_of(tmp_path / "a.tar", {"a.png": encoded(picture())}))
     assert source.lacks(["nobody"]) == []
+
+
+@pytest.mark.parametrize("left", [0.5, 0.99])
+def test_a_damaged_file_names_nobody(tmp_path: Path, left: float) -> None:
+    """Neither its footer nor its column of names need be whole: what it holds only reading tells."""
+    whole = parquet(tmp_path / "a.parquet", name=pa.array(list("vwxyz"))).read_bytes()
+    (tmp_path / "b.parquet").write_bytes(whole[: int(len(whole) * left)])
+    source = open_source(str(tmp_path / "*.parquet"), id_column="name")
+    assert source.lacks(["v", "z"]) == []
+    assert source.lacks(["v", "nobody"]) == []
+    assert source.example == "v"
+
+
+def test_names_that_are_damaged_name_nobody(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", name=pa.array(list("vwxyz")))
+    source, whole = open_source(path, id_column="name"), bytearray(path.read_bytes())
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    at = group.column(group.num_columns - 1)
+    first = at.dictionary_page_offset or at.data_page_offset
+    whole[first : first + at.total_compressed_size] = bytes(at.total_compressed_size)
+    path.write_bytes(whole)
+    assert source.lacks(["nobody"]) == []
+    assert source.example is None
 
 
 @pytest.fixture

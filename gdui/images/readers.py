@@ -127,12 +127,19 @@ def read_parquet(
         yield f"{stem}/{row}", UnreadableError(f"the file is damaged from this row on: {error}")
 
 
-def parquet_names(url: str, stem: str, groups: Sequence[int], rows: range, id_column: str | None) -> list[str]:
-    """The ids of those rows of some row groups, without their images."""
+def parquet_names(url: str, stem: str, groups: Sequence[int], rows: range, id_column: str | None) -> list[str] | None:
+    """The ids of those rows of some row groups, without their images; None where they are damaged."""
     if id_column is None:
         return [f"{stem}/{row}" for row in rows]
-    with fsspec.open(url, "rb") as file, pq.ParquetFile(file) as table:
-        return [str(name) for name in table.read_row_groups(groups, [id_column])[id_column].to_pylist()]
+    try:
+        with fsspec.open(url, "rb") as file, pq.ParquetFile(file) as table:
+            return [str(name) for name in table.read_row_groups(groups, [id_column])[id_column].to_pylist()]
+    except pa.ArrowInvalid:
+        return None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        return None
 
 
 def _cells(column: pa.Array, folder: Path | None) -> Iterator[Raw]:

@@ -19,7 +19,7 @@ ROWS = 4096  # of arrays and Parquet files; archives are shards as they come
 class Shard:
     """Some images of a source that are read, encoded and written together.
 
-    count, names: how many there are and all their ids, None where only reading them tells.
+    count, names: how many there are and all their ids, None where only reading them tells; names may yet be damaged.
     """
 
     key: str
@@ -27,7 +27,7 @@ class Shard:
     stamp: Callable[[], str]
     fingerprint: str
     count: int | None = None
-    names: Callable[[], Iterable[str]] | None = None
+    names: Callable[[], Iterable[str] | None] | None = None
 
     @classmethod
     def make(
@@ -36,10 +36,14 @@ class Shard:
         read: Callable[[], Iterator[Item]],
         stamp: Callable[[], str],
         count: int | None = None,
-        names: Callable[[], Iterable[str]] | None = None,
+        names: Callable[[], Iterable[str] | None] | None = None,
     ) -> "Shard":
         """A shard as its files stand now; its functions can be pickled, so that other processes may read it."""
         return cls(key, read, stamp, stamp(), count, names)
+
+    def called(self) -> Iterable[str] | None:
+        """All its images' ids, None where only reading them tells."""
+        return None if self.names is None else self.names()
 
     def changed(self) -> bool:
         """Whether its files are no longer those it was made from."""
@@ -65,15 +69,15 @@ class Source:
     @property
     def example(self) -> str | None:
         """What an image is called, where that is known without reading."""
-        return next((name for shard in self.shards for name in (shard.names or list)()), None)
+        return next((name for shard in self.shards for name in shard.called() or ()), None)
 
     def lacks(self, ids: Iterable[str]) -> list[str]:
         """Those of `ids` that no image has; none where only reading the images would tell, as in archives."""
         missing = dict.fromkeys(ids)
-        for shard in self.shards if missing else ():
-            if shard.names is None:
+        for shard in self.shards:
+            if not missing or (called := shard.called()) is None:
                 return []
-            for name in shard.names():
+            for name in called:
                 missing.pop(name, None)
         return list(missing)
 
