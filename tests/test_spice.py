@@ -1,5 +1,7 @@
 """All three stages on handwritten digits: clusters, files, labels that are given, and a killed run."""
 
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -317,6 +319,18 @@ def test_a_source_that_has_grown_is_learned_anew(tmp_path: Path, monkeypatch: py
     np.testing.assert_array_equal(predict("new"), grown)
     label()
     assert len(taught) == 2
+
+
+@pytest.mark.usefixtures("ears")
+def test_a_labeler_that_is_stopped_promises_no_continuation() -> None:
+    """Its checkpoints lie in a temporary folder, which goes with it."""
+
+    def ask(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pixels, truth = pictures()
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped; nothing is kept, as only a run \(gdui label\)"):
+        Labeler(NAMES, clusterer="spice", **SMALL).fit(pixels, opinions=opinions(truth), progress=ask)
 
 
 def test_features_alone_teach_nothing() -> None:

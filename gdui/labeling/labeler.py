@@ -29,6 +29,7 @@ from gdui.labeling.spice import SPICE, Spice, learn_source
 from gdui.labels import Facts, Labels
 from gdui.labels.words import counted
 from gdui.places import place
+from gdui.training.stopping import StoppedError
 
 __all__ = ["Labeler", "Progress"]
 
@@ -192,7 +193,11 @@ class Labeler:
         check_names(given.get("pins") or {}, self.classes)
         with tempfile.TemporaryDirectory(prefix="gdui-") as folder:
             pins, tell = given.get("pins"), given.get("progress")
-            self._see_by(learn_source(opened, self.classes, self.config, folder, pins=pins, progress=tell))
+            try:
+                self._see_by(learn_source(opened, self.classes, self.config, folder, pins=pins, progress=tell))
+            except StoppedError:
+                words = "stopped; nothing is kept, as only a run (gdui label) can be continued"
+                raise KeyboardInterrupt(words) from None
 
     def _fitted(self) -> Learned:
         if self._learned is None:
