@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import RESULTS
+from gdui.runs import atomic_path
 
 FIGURES = RESULTS.parents[1] / "docs" / "figures"
 SEEDS = (0, 1, 2)
@@ -111,15 +112,18 @@ def read_measured(path: Path) -> list[Measured]:
         return [Measured(**{k: kinds[k](v) for k, v in line.items()}) for line in csv.DictReader(file)]  # type: ignore[operator]
 
 
-def keep_alike(path: Path, options: Mapping[str, Any]) -> None:
-    """Writes with which options rows are made, or refuses others than those that stand there."""
+def keep_alike(options: Mapping[str, Any], *paths: Path) -> None:
+    """Writes to all `paths` with which options rows are made, or refuses others than those that stand in one."""
     now = {name: value.name if isinstance(value, Path) else value for name, value in options.items()}
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(now, indent=1) + "\n")
-    before = json.loads(path.read_text())
-    if changed := [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
-        raise ValueError(f"{path.parent} has rows of other options, by {path.name}: {'; '.join(changed)}")
+    for path in filter(Path.exists, paths):
+        before = json.loads(path.read_text())
+        if changed := [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]:
+            raise ValueError(f"{path.parent} has rows of other options, by {path.name}: {'; '.join(changed)}")
+    for path in paths:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(now, indent=1) + "\n")
 
 
 def append(row: Measured, path: Path) -> None:

@@ -254,8 +254,7 @@ def run(name: str, *, minutes: float, work: Path, curves: bool, sigmas: bool, **
     """What the command does; other options are those of the subject."""
     set_threads(len(os.sched_getaffinity(0)))
     subject = digits() if name == "digits" else stl10(**given)
-    for path in (options_file(subject.name), work / subject.name / "begun.json"):
-        keep_alike(path, given | subject.budget)
+    keep_alike(given | subject.budget, options_file(subject.name), work / subject.name / "begun.json")
     if sigmas:
         write_sweep(swept(subject), sweep_file(subject.name))
     keys = wanted(subject, curves, sigmas)

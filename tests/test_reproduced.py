@@ -234,10 +234,12 @@ def test_a_class_without_a_cluster_is_asked_for_in_vain(tiny: Subject) -> None:
 
 def test_rows_of_other_options_are_refused(tmp_path: Path) -> None:
     how = {"data": Path("somewhere/stl10.npz"), "encoder": "mobilenet", "each": 2}
-    measured.keep_alike(tmp_path / "new" / "rows.json", how)
-    measured.keep_alike(tmp_path / "new" / "rows.json", {**how, "data": Path("elsewhere/stl10.npz")})
-    with pytest.raises(ValueError, match=r"new has rows of other options, by rows.json: encoder: mobilenet -> digits"):
-        measured.keep_alike(tmp_path / "new" / "rows.json", {**how, "encoder": "digits"})
+    rows, begun = tmp_path / "new" / "rows.json", tmp_path / "work" / "begun.json"
+    measured.keep_alike(how, begun)
+    measured.keep_alike({**how, "data": Path("elsewhere/stl10.npz")}, begun)
+    with pytest.raises(ValueError, match=r"work has rows of other options, by begun.json: encoder: mobilenet -> dig"):
+        measured.keep_alike({**how, "encoder": "digits"}, rows, begun)
+    assert not rows.parent.exists(), "what is refused is no row's option"
 
 
 @pytest.mark.usefixtures("ears")
@@ -258,7 +260,7 @@ def test_rows_of_another_budget_are_refused(
 
 def test_the_text_says_what_the_rows_were_made_of_and_seen_through(committed: Path) -> None:
     measured.append(replace(row(UNCONDITIONAL), references=42), measured.rows_file("stl10-64"))
-    measured.keep_alike(measured.options_file("stl10-64"), {"network": "digits", "encoder": "mobilenet"})
+    measured.keep_alike({"network": "digits", "encoder": "mobilenet"}, measured.options_file("stl10-64"))
     said = reproduced.reproduction()
     assert "by the same network, digits; labels are found through mobilenet." in said
     assert "on the same 42 pictures of 64 x 64 pixels for 300 steps" in said
