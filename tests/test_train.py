@@ -130,8 +130,19 @@ def refused_by_the_first(folder: Path) -> None:
     def refuse() -> None:
         raise ValueError(f"found by {rank}")
 
+    class OfWordsError(Exception):
+        """Can't be pickled: it is made of other words than it says."""
+
+        def __init__(self, first: str, second: str) -> None:
+            super().__init__(f"{first} {second}")
+
+    def refuse_otherwise() -> None:
+        raise OfWordsError("never", "mind")
+
     with pytest.raises(ValueError, match="found by 0"):
         from_first(refuse)
+    with pytest.raises(RuntimeError, match="OfWordsError: never mind"):
+        from_first(refuse_otherwise)
     assert from_first(lambda: rank) == 0
     folder.mkdir(exist_ok=True)
     (folder / str(rank)).touch()

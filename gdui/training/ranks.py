@@ -1,6 +1,7 @@
 """Several processes as one: which of them this is, and sums and rows of them all. Alone, everything is its own."""
 
 import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -59,12 +60,21 @@ def from_first(make: Callable[[], T], device: torch.device | None = None) -> T:
         try:
             box = [(make(), None)]
         except Exception as error:  # the others would wait for ever
-            box = [(None, error)]
+            box = [(None, _portable(error))]
     dist.broadcast_object_list(box, device=device)
     made, failed = box[0]
     if failed is not None:
         raise failed
     return cast(T, made)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one with its words where a pickle can't bring it to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:  # an error's own code runs
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def sum_over_ranks(tensors: Sequence[Tensor]) -> None:
