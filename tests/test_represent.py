@@ -87,6 +87,13 @@ def test_who_is_asked_to_stop_finishes_the_step_and_loses_none(tmp_path: Path, n
     assert_stopping_loses_nothing(learn, tmp_path, number)
 
 
+def test_a_finished_stage_is_no_news_to_other_threads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    learn(tmp_path)
+    torch.set_num_threads(2)
+    represent(pixels(), Looks.of(pixels()), SETTINGS, tmp_path, seed=3)
+    assert not caplog.text, "nothing was left to do"
+
+
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDUI_PRECISION", "float32")
     run_on_two_ranks("test_represent", "learn", tmp_path / "two", port=29715)

@@ -175,7 +175,7 @@ def stopped_at_two(folder: Path) -> None:
 def test_a_table_of_losses_before_the_first_checkpoint_begins_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "losses.csv").write_text(text)
     history = History(tmp_path)
-    assert history.resume({}) is None
+    assert history.resume({}, 1) is None
     history.record(step=1, loss=0.25)
     assert losses(tmp_path) == [["step", "loss", "gradient_norm"], ["1", "0.25", ""]]
 
@@ -364,7 +364,7 @@ def test_a_seal_that_says_something_else_is_refused(tmp_path: Path, change: dict
     changed = json.loads(path.read_text()) | change
     path.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
     with pytest.raises(ValueError, match=words):
-        history.resume({})
+        history.resume({}, 1)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"step": 2, '])

@@ -120,7 +120,7 @@ def train_network(
     recipe.check_parts(ranks)
     facts: dict[str, Any] = {"recipe": asdict(recipe), "pictures": len(pictures), "names": list(pictures.names)}
     history, trained = History(folder, keep=recipe.keep), Trained.begin(network, timesteps, recipe)
-    if saved := history.resume(facts["recipe"]):
+    if saved := history.resume(facts["recipe"], recipe.steps):
         trained.restore(saved)
     forward = compiled(network.train(), compile and not shares(network))
     draws = partial(draw, pictures=pictures, recipe=recipe, rank=rank, ranks=ranks)

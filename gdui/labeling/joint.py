@@ -163,10 +163,10 @@ def train_jointly(
     state = Joint.begin(trunk, head, settings, where)
     recipe = asdict(settings) | {"seed": seed, "pictures": looks.fingerprint, "reliable": taught.digest}
     history, facts = History(folder), {"recipe": recipe}
-    if saved := history.resume(recipe):
+    steps = max(1, settings.epochs * len(pixels) // settings.batch)
+    if saved := history.resume(recipe, steps):
         state.restore(saved)
     state.network.train()
-    steps = max(1, settings.epochs * len(pixels) // settings.batch)
     with asked_to_stop() as asked:
         while state.step < steps:
             started = time.perf_counter()

@@ -95,9 +95,9 @@ def represent(
     rank = place()[0]
     state = Contrast.begin(looks, settings, seed, torch.device(device))
     history, facts = History(folder), {"recipe": asdict(settings) | {"seed": seed, "pictures": looks.fingerprint}}
-    if saved := history.resume(facts["recipe"]):
-        state.restore(saved)
     steps = max(1, settings.epochs * len(pixels) // settings.batch)
+    if saved := history.resume(facts["recipe"], steps):
+        state.restore(saved)
     forwards = [compiled(network.train(), settings.compile) for network in (state.query, state.key)]
     with asked_to_stop() as asked:
         while state.step < steps:

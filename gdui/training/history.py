@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -83,13 +82,13 @@ class History:
             log.warning("%s is damaged; going back to the checkpoint before it", path)
         return None
 
-    def resume(self, recipe: Mapping[str, Any]) -> Saved | None:
+    def resume(self, recipe: Mapping[str, Any], steps: int) -> Saved | None:
         """The newest checkpoint, refused if it was begun with another recipe (`steps` may differ)."""
         saved = self.newest()
         if saved is not None:
             self._agree(saved, recipe)
             log.info("going on after step %d", saved.step)
-            if saved.step < recipe.get("steps", math.inf):
+            if saved.step < steps:
                 self._warn(saved)
         if place()[0] == 0:
             self._tidy(saved.step if saved else 0)
