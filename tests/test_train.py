@@ -90,6 +90,24 @@ def test_who_is_asked_to_stop_finishes_the_step_and_loses_none(tmp_path: Path, n
 
 
 @pytest.mark.usefixtures("ears")
+def test_who_asks_while_the_last_checkpoint_is_written_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = History.save
+
+    def saved_then_asked(self: History, saved: Saved) -> None:
+        save(self, saved)
+        if saved.step == RECIPE.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(History, "save", saved_then_asked)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path)
+    assert train(tmp_path).step == RECIPE.steps, "the last step was kept"
+
+
+@pytest.mark.usefixtures("ears")
 @pytest.mark.parametrize("moment", ["step", "tensors", "seal"])
 def test_who_is_asked_twice_leaves_at_once_and_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str

@@ -51,6 +51,8 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in taken.items():
             signal.signal(number, handler)
+    if heard:  # since the last answer, while the last checkpoint was written
+        raise KeyboardInterrupt
 
 
 def keep(
