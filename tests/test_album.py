@@ -17,6 +17,7 @@ from gdui.diffusion.classifier import Classifier, ClassifierConfig
 from gdui.diffusion.generator import Generator
 from gdui.diffusion.grid import write_grid
 from gdui.diffusion.unet import UNet, preset
+from gdui.images import open_source
 
 NAMES = ("cat", "a/b", "owl")
 HOW: dict[str, Any] = {"steps": 2, "batch": 4, "seed": 3, "guidance": 1.0}
@@ -38,6 +39,10 @@ def pixels(folder: Path) -> dict[str, np.ndarray]:
     return {str(file.relative_to(folder)): np.array(Image.open(file)) for file in sorted(folder.glob("*/*.png"))}
 
 
+def names_in(folder: Path) -> list[str]:
+    return [name for shard in open_source(folder).shards if shard.names for name in shard.names()]
+
+
 def test_files_hold_what_sample_draws(model: Generator, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     assert draw_into(tmp_path, model, ["owl", "a/b"], [3, 2], **HOW, progress=lambda *told: seen.append(told)) == 5
@@ -47,6 +52,16 @@ def test_files_hold_what_sample_draws(model: Generator, tmp_path: Path) -> None:
     np.testing.assert_array_equal([drawn[f"owl/00000{place}.png"] for place in range(3)], expected[:3])
     assert seen == [("steps for 5 images", step, 4) for step in range(1, 5)]
     assert Image.open(tmp_path / "grid.png").width > 200
+
+
+def test_what_was_drawn_is_read_without_the_grid_that_shows_it(model: Generator, tmp_path: Path) -> None:
+    draw_into(tmp_path / "drawn", model, ["owl", "cat"], 2, **HOW)
+    for folder in (tmp_path, tmp_path / "drawn"):
+        names = [name.removeprefix("drawn/") for name in names_in(folder)]
+        assert names == [f"{name}/00000{place}.png" for name in ("cat", "owl") for place in (0, 1)]
+        assert [Path(name).name for name in open_source(folder).ignored] == ["drawing.json", "grid.png"]
+    (tmp_path / "drawn" / "drawing.json").unlink()
+    assert "grid.png" in names_in(tmp_path / "drawn")  # anybody's picture of that name
 
 
 def test_a_stopped_call_draws_only_what_is_missing(

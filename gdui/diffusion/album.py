@@ -14,12 +14,13 @@ from PIL import Image
 from gdui.diffusion.gather import Progress
 from gdui.diffusion.generator import Asked, Classes, Drawing, Generator
 from gdui.diffusion.grid import write_grid
+from gdui.images.folders import DRAWN_FACTS as FACTS
+from gdui.images.folders import DRAWN_GRID as GRID
 from gdui.labels.export import folder_names
 from gdui.runs import atomic_path
 
 __all__ = ["GRID", "draw_into"]
 
-FACTS, GRID = "drawing.json", "grid.png"
 UNNAMED = "unnamed"
 GRID_COLUMNS, GRID_ROWS = 12, 20
 

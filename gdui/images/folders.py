@@ -12,13 +12,17 @@ from gdui.images.decode import readable_suffixes
 from gdui.images.readers import printable, read_files
 from gdui.images.shards import Shard, Source, fingerprint
 
-__all__ = ["open_folder"]
+__all__ = ["DRAWN_FACTS", "DRAWN_GRID", "open_folder"]
 
 MEAN_FILES = 2048
+DRAWN_FACTS, DRAWN_GRID = "drawing.json", "grid.png"  # what stands beside drawn images
 
 
 def open_folder(root: Path) -> Source:
-    """Every picture below `root` by its suffix, and every file without one; hidden files are left alone."""
+    """Every picture below `root` by its suffix, and every file without one; hidden files are left alone.
+
+    Where the images were drawn by a generator, the grid that shows them all is none of them.
+    """
     ignored: list[str] = []
     names = sorted(_walk(root, ignored))
     if not names:
@@ -56,11 +60,14 @@ def _walk(root: Path, ignored: list[str]) -> Iterator[str]:
                 raise
             yield below.removesuffix("/")
             continue
+        drawn = any(entry.name == DRAWN_FACTS for entry in entries)
         for entry in entries:
             name = f"{below}{entry.name}"
             if entry.name.startswith("."):
                 continue
-            if _is_folder(entry):
+            if entry.name == DRAWN_GRID and drawn:
+                ignored.append(printable(name))
+            elif _is_folder(entry):
                 (links if entry.is_symlink() else folders).append(f"{name}/")
             elif (suffix := PurePosixPath(name).suffix.lower()) in readable_suffixes() or not suffix:
                 yield name
