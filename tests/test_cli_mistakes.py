@@ -215,6 +215,10 @@ def test_misuse_exits_with_two(gdui: Cli) -> None:
     assert "choose from 'label', " in gdui("lable", "x")[2]
     assert gdui("lable", "x")[2].endswith("; did you mean 'label'?\n")
     assert gdui("label", "x", "--out", "y", "--preset", "defualt")[2].endswith("; did you mean 'default'?\n")
+    misspelt = gdui("label", "x", "--out", "y", "--clases=z", "--json")[2]
+    assert misspelt.startswith("usage: gdui label ")
+    assert misspelt.endswith("gdui label: error: unrecognized arguments: --clases=z; did you mean '--classes'?\n")
+    assert gdui("doctor", "now")[2].endswith("unrecognized arguments: now\n")
     assert gdui("--version")[0] == 0
 
 

@@ -211,10 +211,16 @@ def test_every_label_has_its_reason() -> None:
         ({"opinions": None}, "an opinion that is not given needs an encoder"),
         ({"source": "somewhere"}, "either a source of images or their features"),
         ({"features": np.full((600, 2), np.nan, np.float32)}, "features must be finite numbers, but row 0"),
-        ({"features": np.zeros((1, 4)), "opinions": np.zeros((1, 4))}, "1 image for 4 classes: there must be as many"),
+        (
+            {"features": np.zeros((1, 4)), "opinions": np.zeros((1, 4))},
+            "1 image for 4 classes: there must be at least as many",
+        ),
         ({"ids": ["one"]}, "ids must be 600 names"),
         ({"ids": ["one"] * 600}, "ids must differ, but 600 images have only 1 ids"),
-        ({"features": np.zeros((3, 4)), "opinions": np.zeros((3, 4))}, "3 images for 4 classes: there must be as many"),
+        (
+            {"features": np.zeros((3, 4)), "opinions": np.zeros((3, 4))},
+            "3 images for 4 classes: there must be at least as many",
+        ),
     ],
 )
 def test_mistakes_are_named(change: dict[str, object], words: str) -> None:

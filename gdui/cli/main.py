@@ -8,9 +8,9 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from gdui import __version__, checks
 from gdui.cli import evaluating, generating, labeling, reporting, reproducing
@@ -59,7 +59,16 @@ def _words(error: Exception) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Where a choice is misspelt it says which one may be meant."""
+    """Where a choice or an option is misspelt it says which one may be meant."""
+
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Ends the command where something is left over: only the command's own parser knows what may be meant."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            option = next((one.partition("=")[0] for one in unknown if one.startswith("-")), "")
+            meant = checks.did_you_mean(option, self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
         """Ends the command with this message."""

@@ -211,7 +211,9 @@ class Labeler:
         pins = Pins.of(heard, images.ids, self.classes)
         config = self.config
         if len(images) < len(self.classes):
-            raise ValueError(f"{counted(len(images), 'image')} for {len(self.classes)} classes: there must be as many")
+            raise ValueError(
+                f"{counted(len(images), 'image')} for {len(self.classes)} classes: there must be at least as many"
+            )
         rows = pins.joining(_sample(len(images), config.rows_to_fit(len(self.classes)), config.seed))
         pins, clock.total = pins.among(rows), len(rows)
         features, own = images.rows(rows)

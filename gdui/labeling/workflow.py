@@ -81,7 +81,7 @@ def label_run(
     most = counted(images.shards) if images else 0
     inputs.check_opinions(len(names), most)
     if 0 < most < len(names):
-        raise ValueError(f"{words.counted(most, 'image')} for {len(names)} classes: there must be as many")
+        raise ValueError(f"{words.counted(most, 'image')} for {len(names)} classes: there must be at least as many")
     device = torch.device(own_device())
     with joined(device):
         if rank_of()[0]:
