@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -136,6 +137,8 @@ def _with_mobilenet(
 
 def _from_file(path: Path, side: int) -> tuple[tuple[str, ...], npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Both folds: picture i of a fold is data[offsets[i]:offsets[i + 1]], a JPEG file."""
+    if not is_zipfile(path):
+        raise ValueError(f"--data {path} is no .npz file")
     try:
         with np.load(path) as arrays:
             truth = np.concatenate([arrays[f"{fold}_labels"] for fold in ("train", "test")]).astype(np.int64)

@@ -185,7 +185,7 @@ class GraphConfig:
 
     enabled: `paper` has no such step.
     neighbors: edges an image has; more smear small classes, fewer leave islands. There are never more than half as
-        many as a class has images on average: of a small class most would be others'.
+        many as a class has images on average: of a small class most would be others'. (SPICE's stage 2 takes all.)
     modes: of the graph's walk, for each class. k-means among them follows the data's shape, where k-means on
         the features takes bent regions for balls.
     most_modes: their bound, for the memory of many classes.

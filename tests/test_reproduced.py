@@ -360,6 +360,19 @@ def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
         stl10(tmp_path / "none", "tiny", "digits", "digits", None, steps=1, each=2)
 
 
+def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    (tmp_path / "empty.npz").touch()
+    for name, words in {
+        "one.npy": "is no .npz file",
+        "empty.npz": "is no .npz file",
+        "other.npz": "train_labels is not a file in the archive",
+    }.items():
+        with pytest.raises(ValueError, match=f"--data .*{name}:? {words}"):
+            stl10(tmp_path / name, "tiny", "digits", "digits", None, steps=1, each=2)
+
+
 def test_the_papers_own_pictures_are_read_from_a_file(tmp_path: Path) -> None:
     """Both folds, in their order, brought to the network's side."""
     arrays: dict[str, np.ndarray] = {"class_names": np.array(["bird", "ship"])}
