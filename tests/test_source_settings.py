@@ -130,6 +130,8 @@ def test_a_labeler_remembers_it_too(photos: Path, encoder: str, tmp_path: Path) 
     labeler.save(tmp_path / "saved")
     labels = package.Labeler.load(tmp_path / "saved").predict(source)
     assert labels.ids.to_pylist() == [called(at) for at in range(COUNT)]
+    page = labels.report(tmp_path / "report.html", images=source).read_text()
+    assert page.count("data:image/webp") == COUNT
 
 
 def test_an_array_of_another_layout_holds_other_pictures(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from gdui import __version__
+from gdui.config import SourceConfig
 from gdui.labels import RULES, ClusterFacts, Labels
 from gdui.labels.words import changes, judged, why
 from gdui.report import measures
@@ -30,6 +31,7 @@ class Beside:
 
     title: what the page is called.
     images: where the pictures are, as `gdui.images.open_source` takes it.
+    reading: how they are read, where that leaves a doubt.
     sought: where they were looked for, in words, "" where nobody looked.
     features: vectors of the images [N, d], in the order of the labels: they make the map.
     truth: the true class of each image [N], -1 where nobody knows.
@@ -39,6 +41,7 @@ class Beside:
 
     title: str = "labels"
     images: Any = None
+    reading: SourceConfig = field(default_factory=SourceConfig)
     sought: str = ""
     features: Any = None
     truth: npt.NDArray[np.integer] | None = None
@@ -158,7 +161,8 @@ def _images(labels: Labels, chosen: Choice, beside: Beside) -> dict[str, list[An
     ids = [row["id"] for row in table]
     large = set(chosen.review.tolist())
     sizes = {id_: LARGE if row in large else SMALL for id_, row in zip(ids, rows.tolist(), strict=True)}
-    files = {} if beside.images is None else thumbnails(beside.images, sizes, _names(labels, beside.images))
+    names = _names(labels, beside.images)
+    files = {} if beside.images is None else thumbnails(beside.images, sizes, names, reading=beside.reading)
     truth = {} if beside.truth is None else {"truth": beside.truth[rows].tolist()}
     return {
         "id": ids,

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from gdui import checks
+from gdui.config import SourceConfig
 from gdui.images import UnreadableError, decode, open_source
 from gdui.images.decode import to_rgb
 
@@ -25,14 +26,18 @@ ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 AHEAD = 4  # images that each thread may have waiting: an archive is read faster than it is decoded
 
 
-def thumbnails(source: Any, sizes: Mapping[str, int], ids: list[str] | None = None) -> dict[str, bytes]:
+def thumbnails(
+    source: Any, sizes: Mapping[str, int], ids: list[str] | None = None, *, reading: SourceConfig | None = None
+) -> dict[str, bytes]:
     """A WebP file for each id of `sizes` that `source` holds: its picture, no side longer than the size.
 
     Args:
         source: what `gdui.images.open_source` takes. A folder is asked for these files alone; all else is read through,
             once, until none of them is wanting.
         ids: names of the rows of an array.
+        reading: how the source is read, where that leaves a doubt.
     """
+    options = {} if reading is None else reading.given()
     workers = checks.thread_count()
     room = Semaphore(AHEAD * workers)
     with ThreadPoolExecutor(workers) as pool:
@@ -43,17 +48,19 @@ def thumbnails(source: Any, sizes: Mapping[str, int], ids: list[str] | None = No
             work.add_done_callback(lambda _: room.release())
             return work
 
-        work = [(id_, begun(raw, sizes[id_])) for id_, raw in _found(source, set(sizes), ids)]
+        work = [(id_, begun(raw, sizes[id_])) for id_, raw in _found(source, set(sizes), ids, options)]
         return {id_: file for id_, done in work if (file := done.result())}
 
 
-def _found(source: Any, wanted: set[str], ids: list[str] | None) -> Iterator[tuple[str, Any]]:
+def _found(
+    source: Any, wanted: set[str], ids: list[str] | None, options: Mapping[str, str]
+) -> Iterator[tuple[str, Any]]:
     """(id, raw) of the wanted images, until none is wanting."""
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
         files = ((id_, _file(Path(source), id_)) for id_ in sorted(wanted) if _lies_inside(id_))
         yield from (one for one in files if one[1].is_file())
         return
-    for shard in open_source(source, ids=ids).shards:
+    for shard in open_source(source, ids=ids, **options).shards:
         for id_, raw in shard.read():
             if id_ in wanted:
                 wanted.discard(id_)

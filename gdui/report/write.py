@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from gdui import checks
 from gdui.config import SourceConfig
-from gdui.images import open_source
 from gdui.images.readers import printable
 from gdui.labeling.features import Features, load_features
 from gdui.labels import Labels
@@ -47,7 +46,14 @@ def report_labels(
     true = None if truth is None else class_indices(labels, truth)
     sought = printable(os.fspath(images)) if isinstance(images, (str, os.PathLike)) else ""
     beside = Beside(
-        printable(title), images, sought, vectors, true, quarantined=_reasons(labels), ledger=labels.facts.ledger
+        title=printable(title),
+        images=images,
+        reading=SourceConfig.remembered(labels.facts.configuration, {}),
+        sought=sought,
+        features=vectors,
+        truth=true,
+        quarantined=_reasons(labels),
+        ledger=labels.facts.ledger,
     )
     return _write(labels, Path(path), beside)
 
@@ -77,7 +83,8 @@ def report_run(
     reading = SourceConfig.remembered(manifest["settings"], settings or {})
     beside = Beside(
         title=folder.name if is_remote(folder) else folder.resolve().name,
-        images=_opened(images, reading) if sought and _reachable(sought) else None,
+        images=images if sought and _reachable(sought) else None,
+        reading=reading,
         sought=printable(sought),
         features=_features(folder, labels, source if inputs.get("ready") else None),
         truth=None if truth is None else class_indices(labels, read_pins(truth)),
@@ -111,12 +118,6 @@ def _write(labels: Labels, path: Path, beside: Beside) -> Path:
     if missing := told["head"]["missing"]:
         log.warning("%d of %d pictures were not found in %s", missing, len(shown["picture"]), beside.sought)
     return path
-
-
-def _opened(images: Any, reading: SourceConfig) -> Any:
-    """A folder stays a name: of all its files only those that are shown will be read."""
-    is_folder = isinstance(images, (str, os.PathLike)) and Path(images).is_dir()
-    return images if is_folder else open_source(images, **reading.given())
 
 
 def _reachable(source: str) -> bool:
