@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"gdui.kernels", "gdui._core", "gdui.checks", "gdui.places", "gdui.toml"},
     {"gdui.spice_config", "gdui.encoder_names"},
     {"gdui.config", "gdui.runs", "gdui.drawing", "gdui.labeling.exact", "gdui.labeling.refine_cuda"}
-    | {"gdui.labeling.ordered", "gdui.labeling.rows"},
+    | {"gdui.labeling.copies", "gdui.labeling.ordered", "gdui.labeling.rows"},
     {"gdui.ops", "gdui.labels", "gdui.labeling.neighbors", "gdui.images", "gdui.training"},
     {"gdui.labeling.augment"},
     {"gdui.labeling.looks"},

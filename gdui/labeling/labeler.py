@@ -15,6 +15,7 @@ from gdui import checks
 from gdui.config import Config
 from gdui.labeling import consensus, criterion, graph, linear, naming
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign, fit_centroids, fit_heads, scaled
+from gdui.labeling.copies import originals
 from gdui.labeling.encoders import LazyEncoder, seen_by
 from gdui.labeling.inputs import Images, same_encoder
 from gdui.labeling.intake import Given, Intake
@@ -216,12 +217,13 @@ class Labeler:
             )
         rows = pins.joining(_sample(len(images), config.rows_to_fit(len(self.classes)), config.seed))
         pins, clock.total = pins.among(rows), len(rows)
-        features, own = images.rows(rows)
+        features, said_of_all = images.rows(rows)
+        features, own, pins, copy_of = self._without_copies(features, said_of_all, pins)
         opinion = pins.heard(own)
         learned = Learned.blank(features, centred=config.graph.enabled and self.spice is None)
         unit, votes = learned.unit(features), opinion.argmax(axis=1)
         with clock.stage("neighbors"):
-            reach = min(max(config.neighbors.consistency - 1, self._edges(len(rows))), len(rows) - 1)
+            reach = min(max(config.neighbors.consistency - 1, self._edges(len(own))), len(own) - 1)
             near, similarity, how = neighbors(unit, reach, config.neighbors.method, include_self=False)
         with clock.stage("cluster"):
             modes = self._modes(near, similarity)
@@ -256,7 +258,7 @@ class Labeler:
             clustered_by=self._intake.seer.name if self._intake.seer else "",
             configuration=config.to_dict(),
             clusters=naming.cluster_facts(named, judged, config.refine),
-            learned_from=len(rows),
+            learned_from=len(own),
             accuracy=float(decided.confidence.mean()) if doubt else agreed,
             accuracy_how=HOW_ALONE + doubt.reason if doubt else HOW_ESTIMATED + HOW_PINNED * bool(len(pins.rows)),
             criterion=self.criterion,
@@ -270,7 +272,20 @@ class Labeler:
         surety = opinion.max(axis=1)[near[:, : self._edges(len(near))]].mean(axis=1)
         self._learned = replace(learned, surety=naming.cluster_means(surety, found.cluster, model.k))
         consistency = _consistency(near, found.cluster, config.neighbors.consistency)
-        return Known.of(rows, found, decided, own, surety, consistency)
+        table = Known.of(np.arange(len(own)), found, decided, own, surety, consistency).table
+        return Known(rows, table.copied(copy_of, choose(said_of_all)))
+
+    def _without_copies(
+        self, features: Matrix, opinion: Matrix, pins: Pins
+    ) -> tuple[Matrix, Matrix, Pins, npt.NDArray[np.int64]]:
+        """What teaches where votes spread over a graph: one of all copies of an image, and each that is pinned."""
+        if self.config.graph.enabled:
+            kept, copy_of = originals(features, opinion.argmax(axis=1), pins.rows)
+            if len(self.classes) <= len(kept) < len(features):
+                copies = len(features) - len(kept)
+                log.info("%d of %d images are copies of others, which teach for them", copies, len(features))
+                return features[kept], opinion[kept], pins.among(kept), copy_of
+        return features, opinion, pins, np.arange(len(features))
 
     def _modes(self, near: Indices, similarity: Matrix) -> Matrix:
         """The graph's slow modes, where a later step asks for them [N, modes]."""

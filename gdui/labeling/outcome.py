@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -73,6 +73,11 @@ class Table:
             rule=self.rule,
             facts=facts,
         )
+
+    def copied(self, rows: npt.NDArray[np.integer], said: Choice) -> Self:
+        """A table of these `rows`, of whose images the opinion `said` what it says of each."""
+        out = type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return replace(out, first=said.first, first_confidence=said.most, second=said.second)
 
     def take(self, where: npt.NDArray[np.integer], other: Self, rows: npt.NDArray[np.integer]) -> None:
         """Fills the rows `where` with those `rows` of another table."""
