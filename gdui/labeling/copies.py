@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 __all__ = ["Originals", "originals"]
 
-BLOCK = 1 << 16
+BLOCK = 1 << 12  # rows; their bits take up to four times the room of the features
 
 
 class Originals(NamedTuple):
