@@ -13,7 +13,7 @@ test: $(VENV)/.dev
 
 soak: $(VENV)/.dev
 	$(BIN)/pip install --quiet atheris || echo "atheris does not install here: what it would lead is skipped"
-	GDUI_SOAK=1 $(BIN)/pytest tests/test_faults.py tests/test_fuzz.py tests/test_select.py
+	GDUI_SOAK=1 $(BIN)/pytest tests/test_faults.py tests/test_cli_interrupted.py tests/test_fuzz.py tests/test_select.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,26 @@ def test_what_was_learned_and_the_parts_that_are_done_survive_a_kill(
     assert (tmp_path / "run" / "parts" / "000000.parquet").stat().st_mtime_ns == first
     shutil.rmtree(tmp_path / "run" / "parts")
     assert contents(tmp_path / "run") == undisturbed
+
+
+def test_a_call_that_dies_at_its_very_end_leaves_nothing_in_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, opinions = kept(tmp_path)
+    calls: dict[str, Callable[[], Any]] = {
+        "run": lambda: label(tmp_path),
+        "new": lambda: predict_run(tmp_path / "run", features, tmp_path / "new", ready=True, opinions=opinions),
+    }
+    for name, call in calls.items():
+        with monkeypatch.context() as patched:
+            patched.setattr(parts.Parts, "remove", None)
+            patched.setattr(parts.Parts, "begin", lambda self: self.folder.mkdir(exist_ok=True))
+            with pytest.raises(TypeError):
+                call()
+        assert (tmp_path / name / "parts" / "000000.parquet").exists()
+        before = contents(tmp_path / name)
+        call()
+        assert contents(tmp_path / name) == {path: data for path, data in before.items() if "parts/" not in path}
 
 
 def test_parts_of_other_inputs_are_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from gdui.labeling.spice import learn_source
 from gdui.labeling.summary import Outcome
 from gdui.labels import Facts, Labels, words
 from gdui.labels.pins import read_pins, write_pins
-from gdui.places import appended, is_remote, place
+from gdui.places import appended, is_remote, place, remove
 from gdui.runs import MANIFEST, Run, read_manifest
 from gdui.training.ranks import from_first, joined, own_device
 from gdui.training.ranks import place as rank_of
@@ -123,7 +123,7 @@ def _label(
         pins = _active(_kept_pins(run.given) | _kept_pins(run.corrections), checks.class_names(classes))
         stamp |= _pin_stamp(pins)
         if _is_done(run, stamp):
-            return outcome(run)
+            return _as_it_stands(run)
         job.learn(images, classes, pins, stamp["source"], call)
         job.encode(images, stamp)
         return job.finish(job.begun(classes, pins, stamp), stamp)
@@ -180,7 +180,7 @@ def _extend(job: Job, images: Source | None, stamp: dict[str, str]) -> Outcome:
     before = run.stages["label"]["stamp"]
     stamp |= {name: before[name] for name in ("corrections",) if name in before}
     if before == stamp:
-        return outcome(run)
+        return _as_it_stands(run)
     job.load(run.path)  # what it learned from pixels is what sees the new ones
     job.encode(images, stamp)
     return job.finish(job.extension(), stamp)
@@ -267,7 +267,7 @@ def predict_run(
     own = {"learned": learned, "inputs": inputs.to_dict()} | ({"source": said} if (said := reading.given()) else {})
     with Run(target, own, mode=_mode(target, own)) as run, _logged(run):
         if _is_done(run, stamp):
-            return outcome(run)
+            return _as_it_stands(run)
         config = dataclasses.replace(_config_of(manifest["settings"]), source=reading)
         job = Job(run, inputs, config, progress)
         able = job.load(place(folder))
@@ -332,6 +332,12 @@ def _is_done(run: Run, stamp: dict[str, str]) -> bool:
     """Whether these inputs are labelled, and no file of the features has gone since."""
     stores = [folder for folder in (run.features, run.embeddings) if folder.exists()]
     return run.stages.get("label", {}).get("stamp") == stamp and all(map(is_whole, stores)) and run.labels.exists()
+
+
+def _as_it_stands(run: Run) -> Outcome:
+    """What a finished run came to; a call that was killed at its very end has left the parts of the labels."""
+    remove(run.parts)
+    return outcome(run)
 
 
 def _refuse_others(folder: str | Path, settings: dict[str, Any]) -> None:
