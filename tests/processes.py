@@ -1,4 +1,4 @@
-"""Runs of a test module's function in other processes: one that is killed, and two that work as one."""
+"""Runs of a function of these modules in other processes: one that is killed, and two that work as one."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ def same_threads() -> dict[str, str]:
 
 
 def kill_after_first_checkpoint(module: str, function: str, folder: Path) -> None:
-    """Calls `function(folder)` of a test module elsewhere, and kills it once a checkpoint stands there."""
+    """Calls `function(folder)` of a module here elsewhere, and kills it once a checkpoint stands there."""
     code = f"import sys; sys.path.insert(0, {str(HERE)!r}); from pathlib import Path; import {module}; "
     command = [sys.executable, "-c", f"{code}{module}.{function}(Path(sys.argv[1]))", str(folder)]
     process = subprocess.Popen(command, env=same_threads())
@@ -29,7 +29,7 @@ def kill_after_first_checkpoint(module: str, function: str, folder: Path) -> Non
 
 
 def run_on_two_ranks(module: str, function: str, folder: Path, *, port: int) -> None:
-    """Calls `function(folder)` of a test module under torchrun, in float32, so that sums may be taken in any order."""
+    """Calls `function(folder)` of a module here under torchrun, in float32, so that sums may be taken in any order."""
     script = folder.parent / f"{folder.name}.py"
     script.write_text(
         textwrap.dedent(f"""

@@ -244,3 +244,18 @@ def test_mistakes_are_answered_in_a_line(
         assert words in capsys.readouterr().err
     assert Path("run/labels.parquet").read_bytes() == before
     assert not Path("run/corrections.csv").exists()
+
+
+def test_pins_are_read_and_mistakes_named(tmp_path: Path) -> None:
+    path = tmp_path / "pins.csv"
+    path.write_text('\ufefflabel,note,id\ncat,,"a,\n""1"".png"\n,,b.png\ndog,,b.png\n', encoding="utf-8")
+    assert read_pins(path) == {'a,\n"1".png': "cat", "b.png": "dog"}
+    path.write_text("id;label\n1;2\n")
+    with pytest.raises(ValueError, match="must begin with a line that names the columns id and label"):
+        read_pins(path)
+    path.write_text("id,label\na.png,cat\nb.png\n")
+    with pytest.raises(ValueError, match="line 3, has too few columns"):
+        read_pins(path)
+    path.write_bytes(b"id,label\n\xff,2\n")
+    with pytest.raises(ValueError, match="is not a CSV file in UTF-8"):
+        read_pins(path)

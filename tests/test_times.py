@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from trainings import pictures
 
 from gdui.diffusion.averages import follow, wearing
 from gdui.diffusion.balance import balanced
@@ -59,8 +60,6 @@ def test_gradients_that_agree_are_added() -> None:
 
 
 def test_every_interval_takes_part_in_every_step() -> None:
-    from test_train import pictures
-
     recipe = Recipe(batch=8, intervals=4)
     for step in range(5):
         quantiles = draw(step, pictures(), recipe).quantiles
