@@ -98,3 +98,13 @@ def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         f"step-0000000{step}.{kind}" for step in (3, 4) for kind in ("json", "safetensors")
     ]
+
+
+def test_one_killed_before_it_dropped_old_checkpoints_is_tidied(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        History(tmp_path, keep=9).save(Saved(step, {"recipe": {}}, {"w": torch.zeros(1)}))
+    (tmp_path / "step-00000004.safetensors").write_bytes(b"damaged")
+    saved = History(tmp_path, keep=1).resume({}, 4)
+    assert saved is not None
+    assert saved.step == 3
+    assert sorted(path.stem[-1] for path in tmp_path.glob("*.safetensors")) == ["3", "4"]

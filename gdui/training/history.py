@@ -66,9 +66,7 @@ class History:
             told = {"version": VERSION, "step": saved.step, "sha256": digest, "rounding": rounding()}
             told |= {"facts": dict(saved.facts)}
             seal.write_text(json.dumps(told, indent=1))
-        for old in self._sealed()[: -self.keep]:
-            old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self._prune(saved.step)
         if self._board:
             self._board.flush()
         return path
@@ -123,10 +121,11 @@ class History:
             self._board.add_scalar(name, value, int(values["step"]))
 
     def _tidy(self, step: int) -> None:
-        """Drops the lines of steps that a resumed run takes again, and tensors that were never sealed."""
+        """Drops the lines of steps that a resumed run takes again, and what a killed one left of its checkpoints."""
         for tensors in self.folder.glob("step-*.safetensors"):
             if not tensors.with_suffix(".json").exists():
                 tensors.unlink()
+        self._prune(step)
         path = self.folder / "losses.csv"
         if not path.exists():
             return
@@ -137,6 +136,13 @@ class History:
         elif kept != lines[1:]:
             with atomic_path(path) as temporary:
                 temporary.write_text("".join([lines[0], *kept]))
+
+    def _prune(self, step: int) -> None:
+        """Drops all but the newest checkpoints up to `step`; what follows it is damaged, and left to be looked at."""
+        until = [seal for seal in self._sealed() if int(seal.stem.removeprefix("step-")) <= step]
+        for old in until[: -self.keep]:
+            old.unlink()
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
 
     def _sealed(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.json"))
