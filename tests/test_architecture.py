@@ -41,7 +41,7 @@ LAYERS: list[set[str]] = [
     | {"gdui.labeling.spice"},
     {"gdui.labeling.pins"},
     {"gdui.labeling.outcome"},
-    {"gdui.labeling.intake", "gdui.labeling.parts"},
+    {"gdui.labeling.intake", "gdui.labeling.parts", "gdui.labeling.teaching"},
     {
         "gdui.labeling.labeler",
         "gdui.labeling.summary",

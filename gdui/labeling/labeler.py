@@ -13,9 +13,8 @@ import numpy.typing as npt
 
 from gdui import checks
 from gdui.config import Config
-from gdui.labeling import consensus, criterion, graph, linear, naming
+from gdui.labeling import consensus, criterion, graph, linear, naming, teaching
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign, fit_centroids, fit_heads, scaled
-from gdui.labeling.copies import originals
 from gdui.labeling.encoders import LazyEncoder, seen_by
 from gdui.labeling.inputs import Images, same_encoder
 from gdui.labeling.intake import Given, Intake
@@ -28,7 +27,6 @@ from gdui.labeling.rows import choose
 from gdui.labeling.select import consistency_from_neighbors
 from gdui.labeling.spice import SPICE, Spice, learn_source
 from gdui.labels import Facts, Labels
-from gdui.labels.words import counted
 from gdui.places import place
 from gdui.training.stopping import StoppedError
 
@@ -207,21 +205,11 @@ class Labeler:
 
     def learn(self, images: Images, clock: Clock, said: Mapping[str, str] | None = None) -> Known:
         """All stages, on all images or a sample of them; what a person `said` are the pins of `fit_predict`."""
-        unread = set(images.quarantine["id"].to_pylist())
-        heard = {id_: name for id_, name in (said or {}).items() if id_ not in unread}
-        pins = Pins.of(heard, images.ids, self.classes)
-        config = self.config
-        if len(images) < len(self.classes):
-            raise ValueError(
-                f"{counted(len(images), 'image')} for {len(self.classes)} classes: there must be at least as many"
-            )
-        rows = pins.joining(_sample(len(images), config.rows_to_fit(len(self.classes)), config.seed))
-        pins, clock.total = pins.among(rows), len(rows)
-        features, said_of_all = images.rows(rows)
-        features, own, pins, copy_of = self._without_copies(features, said_of_all, pins)
+        config, lesson = self.config, teaching.lesson(images, self.classes, self.config, said or {})
+        own, pins, clock.total = lesson.opinion, lesson.pins, len(lesson.rows)
         opinion = pins.heard(own)
-        learned = Learned.blank(features, centred=config.graph.enabled and self.spice is None)
-        unit, votes = learned.unit(features), opinion.argmax(axis=1)
+        learned = Learned.blank(lesson.features, centred=config.graph.enabled and self.spice is None)
+        unit, votes = learned.unit(lesson.features), opinion.argmax(axis=1)
         with clock.stage("neighbors"):
             reach = min(max(config.neighbors.consistency - 1, self._edges(len(own))), len(own) - 1)
             near, similarity, how = neighbors(unit, reach, config.neighbors.method, include_self=False)
@@ -251,12 +239,8 @@ class Labeler:
                 decided = learned.refined(found, chosen)
         matched, decided = named.names[found.cluster], pins.decide(decided)
         agreed = pins.estimate(decided.label, votes, near[:, : self._edges(len(near))], own.argmax(axis=1))
-        self._facts = Facts(
-            encoder=self._intake.namer.name,
-            encoder_hash=images.encoder_hash,
-            named_hash=images.named_hash,
-            clustered_by=self._intake.seer.name if self._intake.seer else "",
-            configuration=config.to_dict(),
+        self._facts = replace(
+            self._seen(images),
             clusters=naming.cluster_facts(named, judged, config.refine),
             learned_from=len(own),
             accuracy=float(decided.confidence.mean()) if doubt else agreed,
@@ -272,20 +256,17 @@ class Labeler:
         surety = opinion.max(axis=1)[near[:, : self._edges(len(near))]].mean(axis=1)
         self._learned = replace(learned, surety=naming.cluster_means(surety, found.cluster, model.k))
         consistency = _consistency(near, found.cluster, config.neighbors.consistency)
-        table = Known.of(np.arange(len(own)), found, decided, own, surety, consistency).table
-        return Known(rows, table.copied(copy_of, choose(said_of_all)))
+        return lesson.known(found, decided, surety, consistency)
 
-    def _without_copies(
-        self, features: Matrix, opinion: Matrix, pins: Pins
-    ) -> tuple[Matrix, Matrix, Pins, npt.NDArray[np.int64]]:
-        """What teaches where votes spread over a graph: one of all copies of an image, and each that is pinned."""
-        if self.config.graph.enabled:
-            kept, copy_of = originals(features, opinion.argmax(axis=1), pins.rows)
-            if len(self.classes) <= len(kept) < len(features):
-                copies = len(features) - len(kept)
-                log.info("%d of %d images are copies of others, which teach for them", copies, len(features))
-                return features[kept], opinion[kept], pins.among(kept), copy_of
-        return features, opinion, pins, np.arange(len(features))
+    def _seen(self, images: Images) -> Facts:
+        """What is known of a labelling before anything is learned."""
+        return Facts(
+            encoder=self._intake.namer.name,
+            encoder_hash=images.encoder_hash,
+            named_hash=images.named_hash,
+            clustered_by=self._intake.seer.name if self._intake.seer else "",
+            configuration=self.config.to_dict(),
+        )
 
     def _modes(self, near: Indices, similarity: Matrix) -> Matrix:
         """The graph's slow modes, where a later step asks for them [N, modes]."""
@@ -384,11 +365,6 @@ class Labeler:
             for rows in parts(len(images)):
                 made.append(self.label(images, rows, known, partial(clock.predicted, sum(map(len, made)))))
         return Labels.joined(made, replace(made[0].facts, ledger=clock.ledger), images.quarantine)
-
-
-def _sample(n: int, most: int, seed: int) -> npt.NDArray[np.int64]:
-    """The images to learn from, in order."""
-    return np.arange(n) if n <= most else np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
 def _candidates(classes: int, n: int) -> list[int]:

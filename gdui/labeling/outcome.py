@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from gdui.labeling.cluster import Assignment
 from gdui.labeling.learned import Decision
-from gdui.labeling.rows import Choice, choose
+from gdui.labeling.rows import Choice
 from gdui.labels import Facts, Labels
 from gdui.places import readable
 from gdui.runs import atomic_path
@@ -74,11 +74,6 @@ class Table:
             facts=facts,
         )
 
-    def copied(self, rows: npt.NDArray[np.integer], said: Choice) -> Self:
-        """A table of these `rows`, of whose images the opinion `said` what it says of each."""
-        out = type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-        return replace(out, first=said.first, first_confidence=said.most, second=said.second)
-
     def take(self, where: npt.NDArray[np.integer], other: Self, rows: npt.NDArray[np.integer]) -> None:
         """Fills the rows `where` with those `rows` of another table."""
         for field in fields(self):
@@ -91,22 +86,6 @@ class Known:
 
     rows: npt.NDArray[np.int64]
     table: Table
-
-    @classmethod
-    def of(
-        cls,
-        rows: npt.NDArray[np.int64],
-        found: Assignment,
-        decided: Decision,
-        opinion: Matrix,
-        surety: Matrix,
-        consistency: Matrix,
-    ) -> Self:
-        """From what the stages said of each."""
-        table = Table.blank(len(rows))
-        table.put(slice(None), found, decided, choose(opinion))
-        table.surety[:], table.consistency[:] = surety, consistency
-        return cls(rows, table)
 
     def save(self, path: Path) -> None:
         """Writes one file with checksums, whole or not at all."""
