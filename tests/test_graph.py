@@ -40,6 +40,17 @@ def test_graph_and_diffusion_equal_the_dense_formula() -> None:
     np.testing.assert_allclose(graph.diffuse(web, votes, steps=5, keep=0.3), field, atol=1e-5)
 
 
+def test_pinned_images_keep_their_votes() -> None:
+    features, truth = lumps([30, 30])
+    near = neighbors(features, 6, include_self=False)
+    votes, pinned = np.eye(2, dtype=np.float32)[truth], np.array([50, 3])
+    votes[pinned] = 1 - votes[pinned]
+    field = graph.diffuse(graph.adjacency(near.indices, near.similarity), votes, pinned=pinned)
+    np.testing.assert_array_equal(field[pinned], votes[pinned])
+    moved = np.setdiff1d(np.arange(60), pinned)
+    assert (field[moved] != votes[moved]).any(axis=1).mean() > 0.2
+
+
 def test_islands_keep_their_votes() -> None:
     near = np.array([[1], [0], [2]])
     web = graph.adjacency(near, np.array([[0.9], [0.9], [1.0]], np.float32))
@@ -81,6 +92,21 @@ def test_balance_gives_every_class_its_share(seed: int, classes: int) -> None:
     balanced = consensus.balance(field, shares)
     np.testing.assert_allclose(balanced.sum(1), 1, rtol=1e-4)
     np.testing.assert_allclose(balanced.mean(0), shares, atol=1e-3)
+
+
+def test_balanced_labels_are_the_largest_of_a_balanced_field() -> None:
+    random = np.random.default_rng(0)
+    field, shares = random.dirichlet(np.full(40, 0.2), 20_000).astype(np.float32), random.dirichlet(np.full(40, 5.0))
+    label = consensus.balanced_labels(field, shares)
+    assert (label == consensus.balance(field, shares).argmax(axis=1)).mean() > 0.9999
+
+
+def test_estimated_shares_are_those_of_the_definition() -> None:
+    field = np.random.default_rng(0).dirichlet(np.full(50, 0.2), 3000).astype(np.float32)
+    top = 3000 // 200
+    summit = np.sort(field, axis=0)[-top:].mean(axis=0)
+    counts = np.bincount((field / summit).argmax(axis=1), minlength=50) + 1.0
+    np.testing.assert_allclose(consensus.estimated_shares(field), counts / counts.sum(), atol=1 / 3000)
 
 
 def test_information_of_a_labelling_on_itself_is_its_entropy() -> None:

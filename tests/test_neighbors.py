@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gdui.labeling import exact
-from gdui.labeling.neighbors import METHODS, consistency, kmeans, neighbors
+from gdui.labeling.neighbors import METHODS, consistency, groups, kmeans, neighbors
 
 APPROXIMATE = {"faiss-flat": 1.0, "faiss-ivf": 0.85, "faiss-hnsw": 0.95}  # recall they must reach
 
@@ -189,6 +189,7 @@ def test_kmeans_finds_clusters_and_is_the_same_for_any_threads() -> None:
     np.testing.assert_array_equal(one, two)
     np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, rtol=1e-5)
     cluster = neighbors(one, 1, queries=rows).indices[:, 0]
+    np.testing.assert_array_equal(groups(rows, 5, seed=3), cluster)
     table = np.zeros((5, 5), int)
     np.add.at(table, (cluster, labels), 1)
     assert table.max(axis=1).sum() > 0.98 * len(rows)

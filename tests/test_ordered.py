@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from gdui.images import Transform
-from gdui.labeling import graph, linear, ordered
+from gdui.labeling import consensus, graph, linear, ordered
 from gdui.labeling.encoders import clip_encoder
 from gdui.labeling.labeler import Labeler
 from gdui.labeling.neighbors import neighbors
@@ -85,8 +85,14 @@ def test_what_is_learned_does_not_depend_on_threads(monkeypatch: pytest.MonkeyPa
     outcomes = set()
     for count in THREADS:
         with threads(count):
-            model = linear.fit_linear(rows, truth, 6, decay=1e-3, rounds=30)
-            outcomes.add(graph.modes(web, 12).tobytes() + model.weight.tobytes() + model.bias.tobytes())
+            made = [graph.modes(web, 12), graph.diffuse(web, np.eye(6, dtype=np.float32)[truth])]
+            made.append(consensus.balance(made[1], np.arange(1, 7) / 21))
+            for many in (linear.MANY, 6):
+                with monkeypatch.context() as patch:
+                    patch.setattr(linear, "MANY", many)
+                    model = linear.fit_linear(rows, truth, 6, decay=1e-3, rounds=30)
+                made += [model.weight, model.bias]
+            outcomes.add(b"".join(array.tobytes() for array in made))
     assert len(outcomes) == 1
 
 

@@ -16,6 +16,7 @@ void bind_balls(pybind11::module_ &m);
 void bind_diffusion(pybind11::module_ &m);
 void bind_losses(pybind11::module_ &m);
 void bind_matching(pybind11::module_ &m);
+void bind_means(pybind11::module_ &m);
 void bind_neighbors(pybind11::module_ &m);
 void bind_rows(pybind11::module_ &m);
 

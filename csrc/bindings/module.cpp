@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, m) {
   bindings::bind_diffusion(m);
   bindings::bind_losses(m);
   bindings::bind_matching(m);
+  bindings::bind_means(m);
   bindings::bind_neighbors(m);
   bindings::bind_rows(m);
 }

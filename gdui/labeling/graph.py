@@ -3,11 +3,15 @@
 N is the number of images, k of neighbours, C of classes. Everything costs O(N k) for each column.
 """
 
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from gdui import checks
+from gdui import _core, checks
 from gdui.labeling.ordered import blocks, one_thread_each
 
 __all__ = ["adjacency", "cluster_votes", "diffuse", "modes", "modularity"]
@@ -49,14 +53,10 @@ def modes(graph: sparse.csr_array, count: int, *, rounds: int = 60, seed: int = 
     n = graph.shape[0]
     count = min(count, n)
     scale = _inverse(np.sqrt(graph.sum(axis=1)))
-    walk = (graph * scale[:, None] * scale[None, :]).tocsr().astype(np.float32)
-    rows = blocks(n)
-    parts = [walk[block] for block in rows]
-    basis = np.random.default_rng(seed).standard_normal((n, min(n, count + SPARE_MODES))).astype(np.float32)
+    walk, rows = _Walk.of(graph * scale[:, None] * scale[None, :]), blocks(n)
+    basis = np.random.default_rng(seed).standard_normal((n, min(n, count + SPARE_MODES))).astype(np.float32)[walk.order]
+    spare = np.empty_like(basis)
     with one_thread_each() as each:
-
-        def moved(vectors: Matrix) -> Matrix:
-            return np.concatenate(each(lambda part: part @ vectors, parts))
 
         def product(left: Matrix, right: Matrix) -> npt.NDArray[np.float64]:
             return np.asarray(sum(each(lambda block: left[block].T.astype(np.float64) @ right[block], rows)))
@@ -65,12 +65,14 @@ def modes(graph: sparse.csr_array, count: int, *, rounds: int = 60, seed: int = 
             return np.concatenate(each(lambda block: vectors[block] @ by.astype(np.float32), rows))
 
         for round_ in range(1, rounds + 1):
-            basis = 0.5 * moved(basis) + 0.5 * basis
+            basis, spare = walk(basis, basis, 0.5, 0.5, out=spare), basis
             if round_ % ORTHOGONALISE_EVERY == 0 or round_ == rounds:
                 basis = turned(basis, _whitening(product(basis, basis)))
-        _, rotation = np.linalg.eigh(product(basis, moved(basis)))
+        _, rotation = np.linalg.eigh(product(basis, walk(basis, basis, 1, 0, out=spare)))
         slowest = turned(basis, rotation[:, ::-1][:, :count])
-    return np.asarray(slowest * _inverse(np.linalg.norm(slowest, axis=1))[:, None], np.float32)
+    out = np.empty_like(slowest)
+    out[walk.order] = slowest * _inverse(np.linalg.norm(slowest, axis=1))[:, None]
+    return out
 
 
 def _whitening(gram: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -93,22 +95,50 @@ def diffuse(
     Islands keep their votes, and so do the images in the rows `pinned`.
     """
     degree = graph.sum(axis=1)
-    walk = (graph * _inverse(degree)[:, None]).tocsr().astype(np.float32)
     fixed = degree == 0
     if pinned is not None:
         fixed[pinned] = True
+    walk = _Walk.of(graph * _inverse(degree)[:, None])
+    still = np.flatnonzero(fixed[walk.order])
     field = np.empty(votes.shape, np.float32)
 
     def spread(columns: slice) -> None:
-        own = part = np.ascontiguousarray(votes[:, columns])
+        own = votes[walk.order, columns]
+        part, spare = own.copy(), np.empty_like(own)
         for _ in range(steps):
-            part = (1 - keep) * (walk @ part) + keep * own
-            part[fixed] = own[fixed]
-        field[:, columns] = part
+            part, spare = walk(part, own, 1 - keep, keep, threads=1, out=spare), part
+            part[still] = own[still]
+        field[walk.order, columns] = part
 
     with one_thread_each() as each:
         each(spread, [slice(at, at + COLUMNS) for at in range(0, votes.shape[1], COLUMNS)])
     return field
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """The entries of a sparse matrix [N, N], row by row, its images in an `order` that puts neighbours side by side."""
+
+    order: npt.NDArray[np.integer]
+    start: npt.NDArray[np.int64]
+    column: npt.NDArray[np.int32]
+    weight: Matrix
+
+    @classmethod
+    def of(cls, graph: sparse.sparray) -> Self:
+        """A symmetric graph's entries; those of a row keep their order, and so its sum its rounding."""
+        order = reverse_cuthill_mckee(graph.tocsr(), symmetric_mode=True)
+        rows, place = graph.tocsr()[order], np.empty(len(order), np.int32)
+        place[order] = np.arange(len(order), dtype=np.int32)
+        return cls(order, rows.indptr.astype(np.int64), place[rows.indices], rows.data.astype(np.float32))
+
+    def __call__(
+        self, field: Matrix, own: Matrix, move: float, keep: float, *, out: Matrix, threads: int | None = None
+    ) -> Matrix:
+        """move × (graph @ field) + keep × own [N, columns], all in the walk's order, into `out`."""
+        count = checks.thread_count(threads)
+        _core.walk(self.start, self.column, self.weight, field, own, move, keep, out, count)
+        return out
 
 
 def cluster_votes(

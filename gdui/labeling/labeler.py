@@ -19,7 +19,7 @@ from gdui.labeling.encoders import LazyEncoder, seen_by
 from gdui.labeling.inputs import Images, same_encoder
 from gdui.labeling.intake import Given, Intake
 from gdui.labeling.learned import Decision, Learned, calibrated, confidences, overruled
-from gdui.labeling.neighbors import neighbors
+from gdui.labeling.neighbors import groups, neighbors
 from gdui.labeling.outcome import Clock, Known, Progress
 from gdui.labeling.parts import label_rows, parts
 from gdui.labeling.pins import Pins, check_names
@@ -228,7 +228,7 @@ class Labeler:
         if config.graph.enabled:
             with clock.stage("graph"):
                 settled = self._settle(votes, modes, near, similarity, pins)
-                votes, self.shares = consensus.balance(opinion, settled.shares).argmax(axis=1), settled.shares
+                votes, self.shares = consensus.balanced_labels(opinion, settled.shares), settled.shares
             with clock.stage("linear"):
                 smooth, decided = self._smooth(learned, refined, settled.field, unit, own, votes, near[:, 0], pins)
             named_by_hand, least = bool((pins.classes >= 0).any()), config.graph.least
@@ -295,9 +295,9 @@ class Labeler:
             log.info("head %d kept, loss %.3f, %d revived", trained.kept, trained.losses.min(), trained.revived)
             return trained.model, assign(trained.model, unit)
         space = unit if config.clusterer == "kmeans" else modes
-        groups = fit_centroids(space, k, seed=config.seed, iterations=settings.iterations)
-        found = assign(groups, space)
-        return (groups if space is unit else scaled(Centroids.of(unit, found.cluster, k), unit)), found
+        around = fit_centroids(space, k, seed=config.seed, iterations=settings.iterations)
+        found = assign(around, space)
+        return (around if space is unit else scaled(Centroids.of(unit, found.cluster, k), unit)), found
 
     def _k(self, modes: Matrix, near: Indices) -> int:
         k = self.config.k
@@ -311,8 +311,7 @@ class Labeler:
 
     def _grouped(self, modes: Matrix, k: int) -> npt.NDArray[np.int32]:
         """Clusters of images in the space of the modes [N]."""
-        groups = fit_centroids(modes, k, seed=self.config.seed, iterations=self.config.cluster.iterations)
-        return assign(groups, modes).cluster
+        return groups(modes, k, seed=self.config.seed, iterations=self.config.cluster.iterations)
 
     def _settle(
         self, votes: Indices, modes: Matrix, near: Indices, similarity: Matrix, pins: Pins
@@ -321,8 +320,8 @@ class Labeler:
         settings, classes = self.config.graph, len(self.classes)
         pooled, weight = np.zeros((len(votes), classes), np.float32), pins.weights(len(votes), settings.pin)
         for scale in settings.scales:
-            groups = self._grouped(modes, int(np.clip(round(scale * classes), 1, len(modes))))
-            pooled += graph.cluster_votes(votes, groups, classes, weight) / np.float32(len(settings.scales))
+            found = self._grouped(modes, int(np.clip(round(scale * classes), 1, len(modes))))
+            pooled += graph.cluster_votes(votes, found, classes, weight) / np.float32(len(settings.scales))
         pooled, web = pins.votes(pooled, settings.pin), self._web(near, similarity)
         field = graph.diffuse(web, pooled, steps=settings.steps, keep=settings.keep, pinned=pins.rows)
         return consensus.settle(field, votes, near[:, : self._edges(len(near))], gain=settings.gain)
@@ -350,11 +349,13 @@ class Labeler:
             rounds=settings.rounds,
             seed=self.config.seed,
         )
-        odds = np.log(field + 1e-3) + np.log(held_out + 1e-9)
+        guessed = linear.logarithms(held_out, 1e-9)
+        odds = linear.logarithms(field, 1e-3)
+        odds += guessed
         label = odds.argmax(axis=1)
         accuracy, others = pins.unaided(label, votes, nearest, held_out.argmax(axis=1)), pins.others(len(label))
         model = linear.fit_linear(inputs, label, classes, decay=settings.decay, rounds=settings.rounds)
-        sharpness = calibrated(np.log(held_out + 1e-9), accuracy)
+        sharpness = calibrated(guessed, accuracy)
         decided = overruled(refined, label, confidences(odds, calibrated(odds[others], accuracy)))
         return replace(learned, linear=model, spread=spread, sharpness=sharpness), decided
 

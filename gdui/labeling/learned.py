@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
+from scipy.optimize import brentq
 
 from gdui.labeling.cluster import Assignment, Centroids, Heads, assign
 from gdui.labeling.linear import Linear
@@ -23,6 +25,7 @@ Matrix = npt.NDArray[np.float32]
 KINDS: dict[str, type[Centroids] | type[Heads]] = {"centroids": Centroids, "heads": Heads}
 RULE = {name: at for at, name in enumerate(RULES)}
 SCHEMA = 1
+LOG_PRECISION = 1e-8  # of the sharpness
 TENSORS, ABOUT = "learned.safetensors", "labeler.json"
 
 
@@ -150,20 +153,21 @@ def confidences(odds: Matrix, sharpness: float) -> Matrix:
 
 
 def calibrated(odds: Matrix, accuracy: float) -> float:
-    """The sharpness at which the mean confidence is `accuracy`, by bisection; its logarithm stays within +-7.
+    """The sharpness at which the mean confidence is `accuracy`; its logarithm stays within +-7.
 
     Without any rows there is nothing to measure it by, and it is 1.
     """
     if not len(odds):
         return 1.0
+
+    @cache
+    def excess(log: float) -> float:
+        return float(confidences(odds, float(np.exp(log))).mean()) - accuracy
+
     low, high = -7.0, 7.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        if confidences(odds, float(np.exp(middle))).mean() < accuracy:
-            low = middle
-        else:
-            high = middle
-    return float(np.exp((low + high) / 2))
+    if excess(low) >= 0 or excess(high) <= 0:
+        return float(np.exp(low if excess(low) >= 0 else high))
+    return float(np.exp(brentq(excess, low, high, xtol=LOG_PRECISION)))
 
 
 def _arrays(part: Centroids | Heads | Linear | None) -> dict[str, npt.NDArray[Any]]:

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from gdui.labeling.ordered import blocks, one_thread_each
+from gdui.training.precision import float32_only, has_bfloat16
 
-__all__ = ["Linear", "fit_linear", "held_out", "joined", "log_spread"]
+__all__ = ["Linear", "fit_linear", "held_out", "joined", "log_spread", "logarithms"]
 
 Matrix = npt.NDArray[np.float32]
 
 SPREAD = 4.0  # unit features are this long before the penalty sees them
 HISTORY = 10
+MANY = 256  # classes
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,18 @@ def log_spread(opinion: Matrix) -> float:
     return float(_logs(opinion).std(dtype=np.float64))
 
 
+def logarithms(probabilities: Matrix, least: float) -> Matrix:
+    """log(p + least), row by row [n, C]."""
+    out = np.empty(probabilities.shape, np.float32)
+
+    def fill(rows: slice) -> None:
+        np.log(probabilities[rows] + np.float32(least), out=out[rows])
+
+    with one_thread_each() as each:
+        each(fill, blocks(len(out)))
+    return out
+
+
 def _divisor(spread: float) -> float:
     return max(spread, 1e-6)
 
@@ -63,17 +77,23 @@ def _logs(opinion: Matrix) -> Matrix:
 
 
 def fit_linear(inputs: Matrix, label: npt.NDArray[np.integer], classes: int, *, decay: float, rounds: int) -> Linear:
-    """Multinomial regression by L-BFGS, with decay / 2 times the squared weights as the penalty."""
-    x, y = torch.from_numpy(inputs), torch.from_numpy(label.astype(np.int64))
+    """Multinomial regression by L-BFGS, with decay / 2 times the squared weights as the penalty.
+
+    Of `MANY` classes or more what is multiplied is rounded to bfloat16; sums, weights and the descent are not.
+    """
+    narrow = classes >= MANY and not float32_only()
+    rounded = _rounded if narrow else _as_it_is
+    x, y = rounded(torch.from_numpy(inputs)), torch.from_numpy(label.astype(np.int64))
+    turned = x.T.contiguous() if narrow else x.T
     weight, bias = torch.zeros(inputs.shape[1], classes), torch.zeros(classes)
     descent = torch.optim.LBFGS([weight, bias], max_iter=rounds, history_size=HISTORY, line_search_fn="strong_wolfe")
 
     def part(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Loss and gradients by weight and bias, summed over these rows."""
-        logs = torch.log_softmax(torch.addmm(bias, x[rows], weight), dim=1)
+        logs = torch.log_softmax(torch.addmm(rounded(bias), x[rows], rounded(weight)).float(), dim=1)
         own = logs.gather(1, y[rows, None])
-        error = logs.exp().scatter_add_(1, y[rows, None], torch.full_like(own, -1))
-        return -own.double().sum(), (x[rows].T @ error).double(), error.double().sum(dim=0)
+        error = logs.exp_().scatter_add_(1, y[rows, None], torch.full_like(own, -1))
+        return -own.double().sum(), (turned[:, rows] @ rounded(error)).double(), error.sum(dim=0).double()
 
     def loss() -> Tensor:
         total, by_weight, by_bias = (sum(parts) / len(x) for parts in zip(*each(part, blocks(len(x))), strict=True))
@@ -84,6 +104,15 @@ def fit_linear(inputs: Matrix, label: npt.NDArray[np.integer], classes: int, *, 
     with one_thread_each() as each:
         descent.step(loss)  # type: ignore[no-untyped-call]
     return Linear(weight.numpy(), bias.numpy())
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    return value
+
+
+def _rounded(value: Tensor) -> Tensor:
+    """To bfloat16, which a processor that can't multiply it takes as float32."""
+    return value.bfloat16() if has_bfloat16("cpu") else value.bfloat16().float()
 
 
 def held_out(

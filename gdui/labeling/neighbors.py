@@ -13,7 +13,7 @@ from gdui.config import METHODS
 from gdui.labeling import exact
 from gdui.labeling.exact import Floats, Indices, Neighbors
 
-__all__ = ["METHODS", "Neighbors", "consistency", "kmeans", "neighbors"]
+__all__ = ["METHODS", "Neighbors", "consistency", "groups", "kmeans", "neighbors"]
 
 GPU_LARGEST_K = 2048
 EXACT_OPERATIONS = 1e14  # some minutes of a small CPU
@@ -94,19 +94,32 @@ def kmeans(
     A row's cluster is its nearest centroid: `neighbors(centroids, 1, queries=features)`.
     """
     rows = exact.unit_rows("features", features)
+    centroids = _means(rows, k, seed, iterations, checks.thread_count(threads))
+    return np.ascontiguousarray(centroids[:, : np.shape(features)[1]])
+
+
+def groups(
+    features: npt.ArrayLike, k: int, *, seed: int = 0, iterations: int = 25, threads: int | None = None
+) -> Indices:
+    """Which of the centroids of `kmeans` is nearest to each row [N], ties to the lower."""
+    rows, count = exact.unit_rows("features", features), checks.thread_count(threads)
+    return exact.nearest(_means(rows, k, seed, iterations, count), rows, 1, threads=count).indices[:, 0]
+
+
+def _means(rows: Floats, k: int, seed: int, iterations: int, threads: int) -> Floats:
+    """The centroids of `kmeans` for unit rows of padded width."""
     k = _count("k", k, len(rows), "the rows of features")
-    count = checks.thread_count(threads)
     checks.whole("iterations", iterations, 0)
-    centroids = _spread_out(rows, k, np.random.default_rng(checks.whole("seed", seed, 0)))
+    centroids = _spread_out(rows, k, np.random.default_rng(checks.whole("seed", seed, 0)), threads)
     before = np.full(len(rows), -1)
     for _ in range(iterations):
-        found = exact.nearest(centroids, rows, 1, threads=count)
+        found = exact.nearest(centroids, rows, 1, threads=threads)
         cluster = found.indices[:, 0]
         if np.array_equal(cluster, before):
             break
         before = cluster
-        centroids = _centroids(rows, cluster, found.similarity[:, 0], k)
-    return np.ascontiguousarray(centroids[:, : np.shape(features)[1]])
+        centroids = _centroids(rows, cluster, found.similarity[:, 0], k, threads)
+    return centroids
 
 
 def _count(name: str, value: int, most: int, of_what: str) -> int:
@@ -192,29 +205,15 @@ def _completed(rows: Floats, queries: Floats, found: Indices, threads: int) -> I
     return found
 
 
-def _spread_out(rows: Floats, k: int, rng: np.random.Generator) -> Floats:
+def _spread_out(rows: Floats, k: int, rng: np.random.Generator, threads: int) -> Floats:
     """The first centroids: rows of a sample, each likelier the farther it lies from those chosen (k-means++)."""
     sample = rows[np.sort(rng.choice(len(rows), min(len(rows), 64 * k + 1000), replace=False))]
-    nearest = np.full(len(sample), -np.inf, np.float32)
-    chosen: list[int] = []
-    for _ in range(k):
-        distance = 1 - np.clip(nearest.astype(np.float64), -1, 1)
-        distance[chosen] = 0
-        reach = np.cumsum(distance)
-        at = int(np.searchsorted(reach, rng.random() * reach[-1], side="right"))
-        chosen.append(min(at, len(sample) - 1))
-        nearest = np.maximum(nearest, np.einsum("nd,d->n", sample, sample[chosen[-1]]))
-    return np.ascontiguousarray(sample[chosen])
+    return sample[_core.first_means(sample, rng.random(k), threads)]
 
 
-def _centroids(rows: Floats, cluster: npt.NDArray[np.int32], similarity: Floats, k: int) -> Floats:
+def _centroids(rows: Floats, cluster: npt.NDArray[np.int32], similarity: Floats, k: int, threads: int) -> Floats:
     """The mean direction of each cluster; an empty one starts again at a row that is far from its centroid."""
-    order = np.argsort(cluster, kind="stable")
-    sizes = np.bincount(cluster, minlength=k)
-    filled = np.flatnonzero(sizes)
-    starts = (np.cumsum(sizes) - sizes)[filled]
-    sums = np.empty((k, rows.shape[1]))
-    sums[filled] = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64)
-    empty = np.flatnonzero(sizes == 0)
+    sums = _core.cluster_sums(rows, cluster, k, threads)
+    empty = np.flatnonzero(np.bincount(cluster, minlength=k) == 0)
     sums[empty] = rows[np.argsort(similarity, kind="stable")[: len(empty)]]
     return exact.unit_rows("centroids", sums)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["autocast", "compiled", "for_inference", "has_bfloat16"]
+__all__ = ["autocast", "compiled", "float32_only", "for_inference", "has_bfloat16"]
 
 
 @cache
@@ -20,14 +20,19 @@ def has_bfloat16(device: str) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def float32_only() -> bool:
+    """Whether GDUI_PRECISION=float32 turns bfloat16 off everywhere."""
+    return os.environ.get("GDUI_PRECISION") == "float32"
+
+
 def autocast(device: str, enabled: bool = True) -> torch.autocast:
     """Mixed precision for a forward pass in training: weights stay in float32."""
     return torch.autocast(device, torch.bfloat16, enabled=_in_bfloat16(device, enabled))
 
 
 def _in_bfloat16(device: str, wanted: bool) -> bool:
-    """Whether networks run in bfloat16: where it pays; GDUI_PRECISION=float32 turns it off everywhere."""
-    return wanted and os.environ.get("GDUI_PRECISION") != "float32" and has_bfloat16(device)
+    """Whether networks run in bfloat16: where it pays."""
+    return wanted and not float32_only() and has_bfloat16(device)
 
 
 def compiled(network: nn.Module, enabled: bool = True, *, replayed: bool = False) -> Callable[..., Any]:
