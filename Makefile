@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := @echo "installing gdui into $(VENV): some minutes where PyTorch and others must be downloaded first"; \
+	$(BIN)/pip install --quiet -e
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cuh') CMakeLists.txt pyproject.toml
 
 .PHONY: demo test soak bench lint docs clean
@@ -36,17 +38,17 @@ $(BIN)/pip:
 	$(BIN)/pip install --quiet --upgrade pip
 
 $(VENV)/.user: $(BIN)/pip $(SOURCES)
-	$(BIN)/pip install --quiet -e .
+	$(INSTALL) .
 	touch $@
 
 $(VENV)/.dev: $(BIN)/pip $(SOURCES)
-	$(BIN)/pip install --quiet -e '.[dev]'
+	$(INSTALL) '.[dev]'
 	touch $@ $(VENV)/.user
 
 $(VENV)/.docs: $(BIN)/pip $(SOURCES)
-	$(BIN)/pip install --quiet -e '.[dev,docs]'
+	$(INSTALL) '.[dev,docs]'
 	touch $@ $(VENV)/.dev $(VENV)/.user
 
 $(VENV)/.bench: $(BIN)/pip $(SOURCES)
-	$(BIN)/pip install --quiet -e '.[dev,bench]'
+	$(INSTALL) '.[dev,bench]'
 	touch $@ $(VENV)/.dev $(VENV)/.user

@@ -224,7 +224,8 @@ def descriptions(value: Any) -> dict[str, tuple[str, ...]]:
 def one_of(name: str, value: str, allowed: Sequence[str]) -> str:
     """`value` if it is one of `allowed`."""
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        meant = did_you_mean(value, allowed) if isinstance(value, str) else ""
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}{meant}")
     return value
 
 
@@ -235,15 +236,18 @@ def did_you_mean(given: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix + folded[close[0]]!r}?" if close else ""
 
 
-def setting_instead(name: str, known: Sequence[str]) -> str:
-    """How a refusal ends of the dotted name of a setting that there is not."""
+def setting_instead(name: str, known: Sequence[str], listed: str) -> str:
+    """How a refusal ends of the dotted name of a setting that there is not; `listed` says where all of them are."""
     stage, _, inner = name.partition(".")
     within = [one.partition(".")[2] for one in known if one.startswith(f"{stage}.")]
     if within:
         return did_you_mean(inner, within, f"{stage}.") or f"; {stage} has {', '.join(within)}"
-    if same := [one for one in known if one.endswith(f".{name}")]:
-        return f"; there is {' and '.join(same)}"
-    return did_you_mean(name, known) or f"; there are {', '.join(known)}"
+    fields = [one.partition(".")[2] for one in known]
+    if name not in fields and (meant := did_you_mean(name, known)):
+        return meant
+    close = difflib.get_close_matches(name, fields, 1, ALIKE)
+    alike = [one for one, field in zip(known, fields, strict=True) if field in close]
+    return f"; there is {' and '.join(alike)}" if alike else f"; {listed} has the list"
 
 
 def utf8(name: str, path: object) -> None:

@@ -188,10 +188,10 @@ class Run:
             for name in sorted({*before, *now})
             if before.get(name) != now.get(name)
         ]
-        raise OtherSettingsError(
-            f"{self.path} was begun with other settings: give the same, choose another folder, or mode 'overwrite'\n"
-            + "\n".join(changed)
-        )
+        made_by = self._manifest["gdui"]
+        begun = "begun" if made_by == __version__ else f"begun by gdui {made_by}"
+        instead = "give the same, choose another folder, or mode 'overwrite'"
+        raise OtherSettingsError("\n".join([f"{self.path} was {begun} with other settings: {instead}", *changed]))
 
     def _save(self) -> None:
         with atomic_path(self.path / "config.toml") as path:

@@ -117,8 +117,10 @@ def test_the_command_draws_and_says_where(model: Generator, tmp_path: Path, caps
     assert json.loads(capsys.readouterr().out)["new"] == 3
     assert cli.main([*command, "--class", "fish"]) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "gdui: error: classes must be among 'cat', 'a/b', 'owl', not 'fish'"
+        "gdui: error: classes must be one of 'cat', 'a/b', 'owl', not 'fish'"
     ]
+    assert cli.main([*command, "--class", "owll"]) == 1
+    assert capsys.readouterr().err.endswith("not 'owll'; did you mean 'owl'?\n")
     assert cli.main([*command, "--guide", "free=much"]) == 1
     assert "guide must be a name" in capsys.readouterr().err
 

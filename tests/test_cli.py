@@ -143,6 +143,7 @@ def test_explain_says_why(gdui: Cli, photos: Path, names: Path, encoder: str, tm
     found = json.loads(gdui("explain", tmp_path / "run", "07.png", "--json")[1])
     assert found["id"] == "07.png"
     assert found["why"] == out.strip()
+    assert gdui("explain", tmp_path / "run", photos / "07.png") == (0, out, "")
     code, _, err = gdui("explain", tmp_path / "run", "99.png")
     assert code == 1
     assert err == "gdui: error: no image has the id '99.png'; they look like '00.png'\n"

@@ -90,9 +90,16 @@ def test_unreadable_images_are_counted_and_named(
 MISTAKES: list[tuple[str, list[str], str, str]] = [
     ("a source that is not there", ["{tmp}/nowhere"], "a\nb", "nowhere"),
     ("an empty folder", ["{tmp}/empty"], "a\nb", "holds no images, nor any other file"),
-    ("one class", ["{photos}"], "a\n", "classes must name at least 2 classes, not 1"),
-    ("no class", ["{photos}"], "\n", "classes must name at least 2 classes, not 0"),
-    ("a class twice", ["{photos}"], "a\nb\na\n", "'a' stands there more than once"),
+    ("one class", ["{photos}"], "a\n", "names.txt: classes must name at least 2 classes, not 1"),
+    ("no class", ["{photos}"], "\n", "names.txt: classes must name at least 2 classes, not 0"),
+    ("a class twice", ["{photos}"], "a\n\nb\na\n", "names.txt, line 4: the class 'a' stands in line 1 already"),
+    (
+        "a text that is none",
+        ["{photos}", "--classes", "{tmp}/texts.toml"],
+        "",
+        "texts.toml: the descriptions of class 'a'",
+    ),
+    ("one class with texts", ["{photos}", "--classes", "{tmp}/one.toml"], "", "one.toml: classes must name at least 2"),
     ("more classes than images", ["{photos}"], "\n".join(map(str, range(COUNT + 1))), f"{COUNT}"),
     ("an unknown setting", ["{photos}", "--set", "refine.zeta=1"], "a\nb", "'refine.zeta'"),
     ("a setting of the wrong type", ["{photos}", "--set", "seed=x"], "a\nb", "seed must be a whole number, not 'x'"),
@@ -101,6 +108,12 @@ MISTAKES: list[tuple[str, list[str], str, str]] = [
     ("an encoder nobody knows", ["{photos}", "--encoder", "nothing"], "a\nb", "encoder must be"),
     ("an encoder misspelt", ["{photos}", "--encoder", "ViT-B32/openai"], "a\nb", "did you mean 'ViT-B-32'?"),
     ("a setting misspelt", ["{photos}", "--set", "refine.sigm=1"], "a\nb", "did you mean 'refine.sigma'?"),
+    (
+        "a setting misspelt in a file",
+        ["{photos}", "--config", "{tmp}/key.toml"],
+        "a\nb",
+        "key.toml: no setting is named",
+    ),
     ("a damaged configuration", ["{photos}", "--config", "{tmp}/bad.toml"], "a\nb", "bad.toml is not a TOML file"),
     ("a run folder that is none", ["{photos}", "--out", "{tmp}"], "a\nb", "not a run folder"),
     (
@@ -120,7 +133,12 @@ MISTAKES: list[tuple[str, list[str], str, str]] = [
     ("NaN in features", ["{tmp}/nan.npy", "--features"], "a\nb", "features must be finite numbers, but row 3 holds"),
     ("NaN in opinions", ["{tmp}/f.npy", "--features", "--opinions", "{tmp}/nan.npy"], "a\nb", "opinions holds NaN"),
     ("features that are none", ["{tmp}/bad.toml", "--features"], "a\nb", "bad.toml"),
-    ("a text on no class", ["{photos}", "--config", "{tmp}/odd.toml"], "", "descriptions are given for ['c']"),
+    (
+        "a text on no class",
+        ["{photos}", "--config", "{tmp}/odd.toml"],
+        "",
+        "odd.toml: descriptions are given for ['c']",
+    ),
     ("an encoder's layer that is none", ["{photos}", "--cluster-by", "digits#no"], "a\nb", "layer must be a part of"),
     ("names that are no text", ["{photos}"], "\udcff", "is not a text file in UTF-8"),
 ]
@@ -142,6 +160,9 @@ def test_mistakes_get_one_line(
     np.save(tmp_path / "nan.npy", vectors)
     (tmp_path / "names.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
     given = [one.format(tmp=tmp_path, photos=photos) for one in arguments]
+    (tmp_path / "key.toml").write_text("[refine]\nsigm = 0.3\n")
+    (tmp_path / "texts.toml").write_text("a = [1]\nb = []\n")
+    (tmp_path / "one.toml").write_text('a = ["a sea"]\n')
     (tmp_path / "odd.toml").write_text('classes = ["a", "b"]\n[descriptions]\nc = ["a sea"]\n')
     command = ["label", *given, *(["--classes", tmp_path / "names.txt"] if names else [])]
     command += [] if "--out" in given else ["--out", tmp_path / "run"]
@@ -218,6 +239,7 @@ def test_misuse_exits_with_two(gdui: Cli) -> None:
     misspelt = gdui("label", "x", "--out", "y", "--clases=z", "--json")[2]
     assert misspelt.startswith("usage: gdui label ")
     assert misspelt.endswith("gdui label: error: unrecognized arguments: --clases=z; did you mean '--classes'?\n")
+    assert gdui("sample", "x", "--out", "y", "--sampler", "dpm")[2].endswith("unrecognized arguments: --sampler dpm\n")
     assert gdui("doctor", "now")[2].endswith("unrecognized arguments: now\n")
     assert gdui("--version")[0] == 0
 

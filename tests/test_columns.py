@@ -60,7 +60,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", pa.array([3, 0, -1, None, -1, -1, -1, -1]))
     with pytest.raises(ValueError, match=r"'label' of .* holds 3, and there are only 3 names"):
         labels_in(path, "label", NAMES)
-    with pytest.raises(ValueError, match=r"labels_column must be a column of .*, not 'kind'"):
+    with pytest.raises(ValueError, match=r"labels_column must be a column of .*, not 'kind'$"):
         labels_in(path, "kind", NAMES)
     with pytest.raises(ValueError, match="labels_column must hold text or whole numbers"):
         labels_in(path, "image", NAMES)

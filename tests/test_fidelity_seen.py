@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -167,6 +168,17 @@ def test_two_ranks_see_what_one_sees(tmp_path: Path, rng: np.random.Generator) -
             np.testing.assert_allclose(seen["pooled"], alone.pooled, atol=1e-6)
             assert seen["count"] == alone.spatial.count
             np.testing.assert_allclose(seen["scatter"], alone.spatial.scatter, atol=1e-5)
+
+
+def test_where_weights_cannot_be_fetched_it_says_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_fidelity import feature_extractor_inceptionv3 as theirs
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(theirs, "load_state_dict_from_url", offline)
+    with pytest.raises(OSError, match=r"no route.*\(weights=, --weights\), .* \(--network\) 'digits' or an encoder$"):
+        inception_network()
 
 
 def test_weights_of_another_network_are_named(tmp_path: Path) -> None:

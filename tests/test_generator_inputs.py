@@ -40,6 +40,7 @@ def test_confidence_weighs_and_abstained_images_train_the_unnamed_part(
     ("changes", "words"),
     [
         ({"preset": "huge"}, "preset must be one of 'tiny'"),
+        ({"preset": "tinny"}, r"not 'tinny'; did you mean 'tiny'\?"),
         ({"device": "abacus"}, "device must be one that PyTorch can use here, such as 'cpu', not 'abacus'"),
         ({"classifier": "svm"}, "classifier must be one of 'adm', 'spice'"),
         ({"objective": "vae"}, "objective must be one of 'unet'"),
@@ -47,7 +48,7 @@ def test_confidence_weighs_and_abstained_images_train_the_unnamed_part(
         ({"settings": {"recipe.speed": 9}}, "no setting is named 'recipe.speed'"),
         ({"settings": {"speed": 9}}, "no setting is named 'speed'; there are size"),
         ({"settings": {"recipe.batch": 0}}, "batch must be at least 1"),
-        ({"settings": {"schedule": "square"}}, "name must be one of 'linear'"),
+        ({"settings": {"schedule": "square"}}, "schedule must be one of 'linear'"),
         ({"settings": {"channels": 4}}, "channels must be 1 or 3 for pictures, not 4"),
     ],
 )

@@ -300,6 +300,20 @@ def test_why_does_without_what_is_unknown() -> None:
         make().why("x")
 
 
+def test_an_image_is_found_by_its_path_or_the_end_of_its_id() -> None:
+    labels = make(ids=["7.png", "deep/7.png", "deep/8.png", "other/deep/8.png"])
+    labels = dataclasses.replace(labels, quarantine=pa.table({"id": ["deep/9.png"], "reason": ["empty"]}))
+    assert labels.find("7.png") == "7.png"
+    assert labels.find("/home/me/photos/7.png") == "7.png"
+    assert labels.find("/home/me/photos/deep/7.png") == "deep/7.png"
+    assert labels.find("other/deep/8.png") == "other/deep/8.png"
+    assert labels.find("9.png") == "deep/9.png"
+    for unknown in ("x.png", "17.png", "", "eep/9.png"):
+        assert labels.find(unknown) == unknown
+    with pytest.raises(ValueError, match=r"'8\.png' may be deep/8\.png, other/deep/8\.png: give more of the id"):
+        labels.find("8.png")
+
+
 def test_texts_hold_no_control_characters() -> None:
     labels = make(classes=["\x1b[31mred\nline", "x" * 100_000, "<b>"], ids=["\x07a", "b\n", "c", "d"])
     for text in (labels.why("\x07a"), *labels.summary().splitlines(), *str(make().diff(labels)).splitlines()):
@@ -311,7 +325,7 @@ def test_summary_counts() -> None:
     text = make(400).summary()
     assert "400 images, 3 classes, 100 abstained (25.0%)" in text
     assert "estimated accuracy 91.0% (agreement of two witnesses)" in text
-    assert "refine changed 25.0% of the clusters' names" in text
+    assert "refine relabelled 25.0% of the images against the name of their cluster" in text
     assert "no cluster is named bird" in text
     assert "100" in next(line for line in text.splitlines() if line.strip().startswith("cat"))
     assert "and 10 classes more" in make(classes=[f"c{i}" for i in range(50)]).summary()

@@ -46,6 +46,7 @@ def test_changes_fit_together_in_any_order() -> None:
         ({"timesteps": "many"}, "timesteps must be a whole number, not 'many'"),
         ({"recipe": 3}, "no setting is named 'recipe'"),
         ({"recipe.stpes": 3}, r"no setting is named 'recipe.stpes'; did you mean 'recipe.steps'\?"),
+        ({"step": 3}, r"no setting is named 'step'; there is recipe\.steps and classifier_recipe\.steps$"),
         ({"schedule.name": "linear"}, "no setting is named 'schedule.name'"),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_schedule_of_one_step_is_finite() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("quadratic",), "name must be one of 'linear', 'cosine', 'sigmoid', not 'quadratic'"),
+        (("quadratic",), "schedule must be one of 'linear', 'cosine', 'sigmoid', not 'quadratic'"),
         (("linear", 20), "steps must be more than 20 for 'linear': with so few a beta reaches 1"),
         (("linear", 0), "steps must be at least 1, not 0"),
         (("linear", 100, "many"), "respacing must be like '250', '10,15,20' or 'ddim25', not 'many'"),

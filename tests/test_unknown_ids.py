@@ -1,6 +1,8 @@
 """Labels of images that a source does not have are refused before any image is looked at."""
 
+import io
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commands import Cli
-from pictures import encoded, parquet, picture, read, tar_of
+from pictures import encoded, parquet, picture, read
 
 from gdui import Labeler
 from gdui.images import Source, open_source
@@ -33,10 +35,11 @@ def columns(where: Path, **options: Any) -> Source:
         folder,
         columns,
         lambda where: columns(where, id_column="name"),
+        lambda where: open_source(archive(where / "a.tar")),
         lambda _: open_source(np.zeros((5, 8, 8, 3), np.uint8), ids=list("vwxyz")),
         lambda _: open_source([encoded(picture())] * 5),
     ],
-    ids=["folder", "parquet", "parquet with names", "array", "files in memory"],
+    ids=["folder", "parquet", "parquet with names", "archive", "array", "files in memory"],
 )
 def test_a_source_knows_its_images_without_reading_them(
     make: Callable[[Path], Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -49,9 +52,34 @@ def test_a_source_knows_its_images_without_reading_them(
     assert source.lacks([ids[0], "nobody", ids[-1], "none"]) == ["nobody", "none"]
 
 
-def test_of_an_archive_only_reading_tells(tmp_path: Path) -> None:
-    source = open_source(tar_of(tmp_path / "a.tar", {"a.png": encoded(picture())}))
+def archive(path: Path) -> Path:
+    """Pictures of one sample, of one name, in folders and by links, beside files that are none."""
+    names = ["a.png", "a.seg.png", "a.png", "deep/ä.png", f"{'x' * 120}.png", "notes.txt"]
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as made:
+        for name in names:
+            one = tarfile.TarInfo(name)
+            one.size = len(contents := encoded(picture()))
+            made.addfile(one, io.BytesIO(contents))
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "a.png"
+        made.addfile(link)
+    return path
+
+
+def test_of_a_packed_archive_only_reading_tells(tmp_path: Path) -> None:
+    source = open_source(archive(tmp_path / "a.tar.gz"))
     assert source.lacks(["nobody"]) == []
+
+
+def test_of_a_damaged_archive_only_reading_tells(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.tar")
+    whole = path.read_bytes()
+    assert open_source(path).lacks(["nobody"]) == ["nobody"]
+    for cut in (100, 700, len(whole) // 2, whole.rindex(b"link.png") + 10):
+        path.write_bytes(whole[:cut])
+        source = open_source(path)
+        assert source.lacks(["nobody"]) == []
+        assert source.example is None
 
 
 @pytest.mark.parametrize("left", [0.5, 0.99])

@@ -26,16 +26,22 @@ def _add_train(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("labels", type=Path, help="the folder of a labelling run, or its labels.parquet")
     parser.add_argument("source", help="the pictures that were labelled")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the folder of the run")
-    parser.add_argument("--preset", default="small", help="tiny (8 pixels), small (32), medium (64), stl96, adm64, ...")
+    parser.add_argument(
+        "--preset", default="small", metavar="NAME", help="tiny (8 pixels), small (32), medium (64), stl96, adm64, ..."
+    )
     parser.add_argument("--objective", choices=("unet", "classifier", "both"), default="both", help="what to train")
     parser.add_argument("--unconditional", action="store_true", help="a UNet that is not told the classes")
     parser.add_argument("--classifier", choices=("adm", "spice"), default="adm", help="which network steers")
     parser.add_argument("--weigh", action="store_true", help="let the labels' confidence weigh the loss")
-    parser.add_argument("--average", type=float, help="the running average to keep (default: the best)")
+    parser.add_argument(
+        "--average", type=float, metavar="DECAY", help="the running average to keep (default: the best)"
+    )
     parser.add_argument("--start", type=Path, metavar="RUN", help="the generator whose UNet to begin with")
     add_settings(parser, "NAME=VALUE", "one setting, as recipe.steps=9000 or source.image_column=photo; repeatable")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", help=DEVICES)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="everything random follows from it (default: 0)"
+    )
+    parser.add_argument("--device", metavar="NAME", help=DEVICES)
     parser.add_argument("--no-compile", action="store_true", help=f"on a GPU start at once, run slower; {COMPILE}")
     parser.add_argument("--mode", choices=("continue", "overwrite"), default="continue", help="what to do with RUN")
     parser.set_defaults(command=train)
@@ -48,7 +54,9 @@ def _add_sample(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--class", dest="classes", action="append", metavar="NAME", help="repeatable (default: all)")
     parser.add_argument("--unnamed", action="store_true", help="images of no named class")
     parser.add_argument("-n", type=int, action="append", help="of each class; or repeated, for each class its own")
-    parser.add_argument("--guidance", type=float, action="append", help="how hard to steer; may be repeated like -n")
+    parser.add_argument(
+        "--guidance", type=float, action="append", metavar="X", help="how hard to steer; may be repeated like -n"
+    )
     parser.add_argument(
         "--guide", action="append", metavar="NAME[=SHARE]", help="classifier, free or auto; repeated they combine"
     )
@@ -56,12 +64,18 @@ def _add_sample(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grad-at", choices=("x", "mean"), default="x", help="where the classifier's gradient is taken"
     )
-    parser.add_argument("--method", choices=("dpm", "heun", "ddim", "ancestral"), default="dpm")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--eta", type=float, help="share of fresh noise; by default 1 with dpm, 0 with ddim")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--device", help=DEVICES)
+    parser.add_argument(
+        "--method", choices=("dpm", "heun", "ddim", "ancestral"), default="dpm", help="the sampler (default: dpm)"
+    )
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="of the sampler (default: 20)")
+    parser.add_argument(
+        "--eta", type=float, metavar="SHARE", help="share of fresh noise; by default 1 with dpm, 0 with ddim"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="everything random follows from it (default: 0)"
+    )
+    parser.add_argument("--batch", type=int, default=64, metavar="N", help="images at once (default: 64)")
+    parser.add_argument("--device", metavar="NAME", help=DEVICES)
     parser.add_argument("--compile", action="store_true", help=f"on a GPU run faster after a slow start; {COMPILE}")
     parser.set_defaults(command=sample)
 

@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +76,7 @@ def _add_relabel(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "relabel", parents=[common], help="give a run other classes, or corrections; no image is read"
     )
-    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run of gdui label")
     _add_classes(parser)
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="a CSV of id and label, as the report exports")
     _add_opinions(parser)
@@ -83,7 +85,7 @@ def _add_relabel(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_predict(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("predict", parents=[common], help="label new images by what a run has learned")
-    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run of gdui label")
     parser.add_argument("source", help="as for label")
     parser.add_argument("--out", metavar="RUN2", help="by default RUN/predicted/NAME")
     _add_ready(parser)
@@ -93,8 +95,8 @@ def _add_predict(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_explain(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("explain", parents=[common], help="say why an image has its label")
-    parser.add_argument("run", metavar="RUN")
-    parser.add_argument("id", type=_written, help="the image's id, as labels.parquet has it")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run of gdui label")
+    parser.add_argument("id", type=_written, help="the image's id, as labels.parquet has it, its end, or its path")
     parser.set_defaults(command=explain)
 
 
@@ -129,7 +131,7 @@ def _add_opinions(parser: argparse.ArgumentParser) -> None:
 def label(arguments: argparse.Namespace) -> None:
     """Labels a source into a run folder; mistakes in the settings are found before anything large is imported."""
     written = toml.read(arguments.config) if arguments.config else {}
-    classes, inputs = _classes(arguments.classes, written), written.pop("inputs", {})
+    classes, inputs = _classes(arguments.classes, written, arguments.config), written.pop("inputs", {})
     if arguments.source is not None:
         inputs = {"source": arguments.source, "ready": arguments.features}
     if "source" not in inputs:
@@ -198,8 +200,9 @@ def explain(arguments: argparse.Namespace) -> None:
     from gdui.labels import Labels
 
     labels = Labels.from_run(arguments.run)
-    text = labels.why(arguments.id)
-    print(json.dumps(labels.row(arguments.id) | {"why": text}) if arguments.json else text)
+    id_ = labels.find(arguments.id)
+    text = labels.why(id_)
+    print(json.dumps(labels.row(id_) | {"why": text}) if arguments.json else text)
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -225,21 +228,32 @@ def demo(arguments: argparse.Namespace) -> None:
         print(json.dumps(told))
 
 
-def _classes(path: Path | None, written: dict[str, Any]) -> dict[str, list[str]]:
+def _classes(path: Path | None, written: dict[str, Any], config: Path | None = None) -> dict[str, list[str]]:
     """Names and the texts on each, from the file, or else taken out of what a configuration has `written`."""
     names, texts = written.pop("classes", None), written.pop("descriptions", {})
     if path is None and names is None:
         raise ValueError("label needs names: give --classes FILE, or a --config that has classes")
-    if path is None:
+    if path is not None and path.suffix == ".toml":
+        names = texts = toml.read(path)
+    elif path is not None:
+        names, texts = _lines(path), {}
+    with _said_of(path or config):
         listed = checks.class_names(names)
-    elif path.suffix == ".toml":
-        texts = toml.read(path)
-        listed = list(texts)
-    else:
-        listed, texts = checks.class_names(_lines(path)), {}
-    if unknown := sorted(set(texts) - set(listed)):
-        raise ValueError(f"descriptions are given for {unknown}, which are no classes")
+        if unknown := sorted(set(texts) - set(listed)):
+            raise ValueError(f"descriptions are given for {unknown}, which are no classes")
+        checks.descriptions(texts)
     return {name: texts.get(name, []) for name in listed}
+
+
+@contextmanager
+def _said_of(file: Path | None) -> Iterator[None]:
+    """Mistakes within are those of `file`, if there is one."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if file is None:
+            raise
+        raise ValueError(f"{file}: {error}") from None
 
 
 def _lines(path: Path) -> list[str]:
@@ -248,7 +262,11 @@ def _lines(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: {error}") from None
-    return [line.strip() for line in lines if line.strip()]
+    at: dict[str, int] = {}
+    for number, name in enumerate(map(str.strip, lines), 1):
+        if name and at.setdefault(name, number) != number:
+            raise ValueError(f"{path}, line {number}: the class {name!r} stands in line {at[name]} already")
+    return list(at)
 
 
 def _configuration(arguments: argparse.Namespace, written: dict[str, Any]) -> "Config":
@@ -258,7 +276,9 @@ def _configuration(arguments: argparse.Namespace, written: dict[str, Any]) -> "C
     overrides = given_settings(arguments)
     chosen = [arguments.preset, overrides.pop("preset", None), written.get("preset"), "default"]
     preset = next(one for one in chosen if one is not None)
-    config = Config.from_dict({**written, "preset": preset}).override(overrides)
+    with _said_of(arguments.config):
+        config = Config.from_dict({**written, "preset": preset})
+    config = config.override(overrides)
     named = {"encode.encoder": arguments.encoder, "encode.cluster_by": arguments.cluster_by}
     return config.override({name: value for name, value in named.items() if value is not None})
 

@@ -65,8 +65,9 @@ class _Parser(argparse.ArgumentParser):
         """Ends the command where something is left over: only the command's own parser knows what may be meant."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            option = next((one.partition("=")[0] for one in unknown if one.startswith("-")), "")
-            meant = checks.did_you_mean(option, self._option_string_actions)
+            option = next((one.partition("=")[0] for one in unknown if one.startswith("-")), "").lstrip("-")
+            known_options = [one[2:] for one in self._option_string_actions if one.startswith("--")]
+            meant = checks.did_you_mean(option, known_options, "--")
             self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
         return known, unknown
 

@@ -21,7 +21,7 @@ def add_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _add_report(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("report", parents=[common], help="write a page by which a person can judge a run")
-    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("run", metavar="RUN", help="the folder of a run of gdui label")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="by default RUN/report.html, or here for a run on a store"
     )

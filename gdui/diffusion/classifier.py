@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from gdui import checks
 from gdui.diffusion.attention import AttentionPool
 from gdui.diffusion.layers import norm_silu
 from gdui.diffusion.norm import zeroed
@@ -27,8 +28,7 @@ class ClassifierConfig(UNetConfig):
         super().__post_init__()
         if self.classes is None or self.classes < 2:
             raise ValueError(f"classes must be at least 2 for a classifier, not {self.classes}")
-        if self.pool not in ("attention", "adaptive", "spatial", "spatial_v2"):
-            raise ValueError(f"pool must be attention, adaptive, spatial or spatial_v2, not {self.pool!r}")
+        checks.one_of("pool", self.pool, get_args(Pool))
 
 
 class Classifier(Trunk):

@@ -186,9 +186,7 @@ class Generator:
         asked = [classes] if isinstance(classes, str) else list(classes)
         if not asked:
             raise ValueError("classes must name at least one class")
-        if unknown := [name for name in asked if name not in self.names]:
-            raise ValueError(f"classes must be among {', '.join(map(repr, self.names))}, not {unknown[0]!r}")
-        return np.array([self.names.index(name) for name in asked], np.int64)
+        return np.array([self.names.index(checks.one_of("classes", name, self.names)) for name in asked], np.int64)
 
     def _default_guide(self, drawing: Drawing) -> Guide | Mapping[Guide, float] | None:
         if drawing.guide is not None:
@@ -325,7 +323,8 @@ def classifier_of(config: ClassifierConfig | SpiceConfig) -> Classifier | SpiceC
 def _facts(folder: Path) -> dict[str, Any]:
     """What model.json says."""
     if not (folder / "model.json").is_file():
-        raise ValueError(f"{folder} holds no model: it has no model.json")
+        lacks = "it has no model.json" if folder.exists() else "there is no such folder"
+        raise ValueError(f"{folder} holds no model: {lacks}")
     try:
         facts: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         newer = facts["version"] > VERSION

@@ -91,7 +91,8 @@ class Plan:
         known = ["size", "channels", *self.names()]
         for name, value in asked.items():
             if name not in known:
-                raise ValueError(f"no setting is named {name!r}{checks.setting_instead(name, known)}")
+                instead = checks.setting_instead(name, known, "gdui.diffusion.plan (docs/reference/generator.md)")
+                raise ValueError(f"no setting is named {name!r}{instead}")
             part, _, inner = name.partition(".")
             if inner:
                 within.setdefault(part, {})[inner] = value

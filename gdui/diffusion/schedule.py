@@ -56,7 +56,7 @@ class Schedule:
                 whole stride; empty for all.
         """
         steps = whole("steps", steps, 1)
-        betas = BETAS[one_of("name", name, list(BETAS))](steps)
+        betas = BETAS[one_of("schedule", name, list(BETAS))](steps)
         if betas.max() >= 1:
             raise ValueError(f"steps must be more than {steps} for {name!r}: with so few a beta reaches 1")
         kept = kept_steps(steps, respacing)

@@ -95,9 +95,7 @@ PRESETS: dict[str, UNetConfig] = {
 
 def preset(name: str, **changes: Any) -> UNetConfig:
     """A named configuration, with fields changed."""
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, not {name!r}")
-    return replace(PRESETS[name], **changes)
+    return replace(PRESETS[checks.one_of("preset", name, list(PRESETS))], **changes)
 
 
 class Trunk(nn.Module):

@@ -8,6 +8,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gdui.checks import did_you_mean
 from gdui.images.files import PARQUET, stems, urls_of
 
 __all__ = ["labels_in"]
@@ -49,7 +50,8 @@ def _cells(table: pq.ParquetFile, stem: str, column: str, id_column: str | None)
 def _names(url: str, schema: pa.Schema, column: str, classes: Sequence[str]) -> Sequence[str] | None:
     """What whole numbers in the column stand for; None where it holds text."""
     if column not in schema.names:
-        raise ValueError(f"labels_column must be a column of {url!r}, one of {schema.names}, not {column!r}")
+        meant = did_you_mean(column, schema.names)
+        raise ValueError(f"labels_column must be a column of {url!r}, one of {schema.names}, not {column!r}{meant}")
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):

@@ -12,7 +12,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gdui.images.readers import parquet_names, read_parquet, read_tar
+from gdui.checks import did_you_mean
+from gdui.images.readers import parquet_names, read_parquet, read_tar, tar_names
 from gdui.images.shards import ROWS, Shard, Source, stamp_files
 
 __all__ = ["PARQUET", "expand_braces", "matches", "open_files", "stems", "urls_of"]
@@ -80,7 +81,8 @@ def open_files(name: str, urls: Sequence[str], image_column: str | None, id_colu
     shards: list[Shard] = []
     for url, stem in zip(urls, stems(urls), strict=True):
         if TAR.search(url):
-            shards.append(Shard.make(stem, partial(read_tar, url, stem), partial(stamp_files, (url,), stem)))
+            parts = partial(read_tar, url, stem), partial(stamp_files, (url,), stem)
+            shards.append(Shard.make(stem, *parts, names=partial(tar_names, url, stem)))
         elif PARQUET.search(url):
             shards += _parquet_shards(url, stem, image_column, id_column)
         else:
@@ -132,9 +134,11 @@ def _parquet_shards(url: str, stem: str, image_column: str | None, id_column: st
 def _image_column(url: str, schema: pa.Schema, wanted: str | None, id_column: str | None) -> str:
     holding = [one.name for one in schema if _holds_images(one.type)]
     if id_column is not None and id_column not in schema.names:
-        raise ValueError(f"id_column must be a column of {url!r}, one of {schema.names}, not {id_column!r}")
+        meant = did_you_mean(id_column, schema.names)
+        raise ValueError(f"id_column must be a column of {url!r}, one of {schema.names}, not {id_column!r}{meant}")
     if wanted is not None and wanted not in holding:
-        raise ValueError(f"image_column must hold bytes: in {url!r} one of {holding}, not {wanted!r}")
+        meant = did_you_mean(wanted, holding)
+        raise ValueError(f"image_column must hold bytes: in {url!r} one of {holding}, not {wanted!r}{meant}")
     if not holding:
         raise ValueError(f"source {url!r} holds no images: none of its columns {schema.names} holds bytes")
     if wanted is None and "image" not in holding and len(holding) > 1:

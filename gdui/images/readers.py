@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from gdui.images.decode import UnreadableError, readable_suffixes
 from gdui.images.tar import DamagedError, members
 
-__all__ = ["parquet_names", "read_array", "read_bytes", "read_files", "read_parquet", "read_tar"]
+__all__ = ["parquet_names", "read_array", "read_bytes", "read_files", "read_parquet", "read_tar", "tar_names"]
 
 Raw = bytes | Path | npt.NDArray[np.uint8] | UnreadableError
 Item = tuple[str, Raw]
@@ -82,6 +82,20 @@ def read_tar(url: str, stem: str) -> Iterator[Item]:
         if getattr(error, "errno", None) is not None:
             raise
         yield stem, UnreadableError(f"the archive is damaged after {len(seen)} images: {error}")
+
+
+def tar_names(url: str, stem: str) -> list[str] | None:
+    """The ids of a shard's pictures by its headers; None where only reading tells: it is packed, afar or damaged."""
+    if _compression(url) is not None or not Path(url).is_file():
+        return None
+    seen: dict[str, int] = {}
+    try:
+        with Path(url).open("rb") as file:
+            for name, _ in members(file, readable_suffixes(), headers_only=True):
+                seen[_unused(printable(name), stem, seen)] = 1
+    except DamagedError:
+        return None
+    return list(seen)
 
 
 def _compression(url: str) -> str | None:

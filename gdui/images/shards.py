@@ -72,7 +72,7 @@ class Source:
         return next((name for shard in self.shards for name in shard.called() or ()), None)
 
     def lacks(self, ids: Iterable[str]) -> list[str]:
-        """Those of `ids` that no image has; none where only reading the images would tell, as in archives."""
+        """Those of `ids` that no image has; none where only reading the images would tell, as in packed archives."""
         missing = dict.fromkeys(ids)
         for shard in self.shards:
             if not missing or (called := shard.called()) is None:

@@ -4,6 +4,7 @@ tarfile takes a damaged header for the end of the archive, skips announced bytes
 hostile maps of sparse files; so only its parser of the single header is used here.
 """
 
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -23,8 +24,14 @@ class DamagedError(Exception):
     """Where an archive stops making sense; what came before is good."""
 
 
-def members(file: IO[bytes], wanted: frozenset[str]) -> Iterator[tuple[str, bytes | UnreadableError]]:
-    """Name and contents of each member with a suffix in `wanted`; links and strange names are refused, not followed."""
+def members(
+    file: IO[bytes], wanted: frozenset[str], *, headers_only: bool = False
+) -> Iterator[tuple[str, bytes | UnreadableError]]:
+    """Name and contents of each member with a suffix in `wanted`; links and strange names are refused, not followed.
+
+    With `headers_only`, which a file on a disk can be read by, all are without contents.
+    """
+    skip = _leap if headers_only else _skip
     more: dict[str, str] = {}
     while (header := _header(file)) is not None:
         if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
@@ -35,10 +42,13 @@ def members(file: IO[bytes], wanted: frozenset[str]) -> Iterator[tuple[str, byte
             size = 0
         path = PurePosixPath(name)
         if header.isdir() or path.name.startswith(".") or path.suffix.lower() not in wanted:
-            _skip(file, size)
+            skip(file, size)
         elif reason := _refusal(header, path, size):
-            _skip(file, size)
+            skip(file, size)
             yield name, UnreadableError(reason)
+        elif headers_only:
+            skip(file, size)
+            yield name, b""
         else:
             yield name, _contents(file, size)
         more = {} if header.type not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK) else more
@@ -106,3 +116,8 @@ def _skip(file: IO[bytes], size: int) -> None:
     left = size + -size % BLOCK
     while left and (read := len(file.read(min(left, CHUNK)))):
         left -= read
+
+
+def _leap(file: IO[bytes], size: int) -> None:
+    """Goes over a member, at most to where the file ends."""
+    file.seek(min(file.tell() + size + -size % BLOCK, os.fstat(file.fileno()).st_size))

@@ -68,7 +68,8 @@ class Intake:
         """Features and opinion of the images; they must come from the encoders that were `learned` from, if known."""
         if unknown := sorted(set(given) - Given.__annotations__.keys()):
             known = ", ".join(Given.__annotations__)
-            raise TypeError(f"{unknown[0]!r} can't be handed in; besides a source there are {known}")
+            meant = checks.did_you_mean(unknown[0], Given.__annotations__)
+            raise TypeError(f"{unknown[0]!r} can't be handed in; besides a source there are {known}{meant}")
         if (source is None) == (given.get("features") is None):
             raise ValueError("give either a source of images or their features")
         seen, embeddings, quarantine = (

@@ -26,7 +26,7 @@ from gdui.labeling.summary import Outcome
 from gdui.labels import Facts, Labels, words
 from gdui.labels.pins import read_pins, write_pins
 from gdui.places import appended, is_remote, place, remove
-from gdui.runs import MANIFEST, Run, read_manifest
+from gdui.runs import MANIFEST, OtherSettingsError, Run, flat, read_manifest
 from gdui.training.ranks import from_first, joined, own_device
 from gdui.training.ranks import place as rank_of
 
@@ -37,6 +37,8 @@ MODES = ("continue", "overwrite", "extend")
 ENGINES = ("local", "ray")
 
 NO_CONFIG = ("classes", "descriptions", "inputs")  # what a run's config.toml says beside the settings
+
+log = logging.getLogger(__name__)
 
 
 def label_run(
@@ -114,7 +116,7 @@ def _label(
     begins = mode == "overwrite" or not (out / MANIFEST).exists()
     loaded = _encoders(config, inputs) if begins else {}
     opened = "overwrite" if mode == "overwrite" else "continue"
-    with Run(out, _settings(config, classes, inputs), mode=opened) as run, _logged(run):
+    with _opened(out, _settings(config, classes, inputs), opened) as run, _logged(run):
         job = begin(run, loaded)
         if mode == "extend":
             return _extend(job, images, stamp)
@@ -214,6 +216,8 @@ def relabel_run(
     names = checks.class_names(classes)
     inputs = dataclasses.replace(inputs, opinions=address(opinions))
     with Run(folder, settings) as run, _logged(run):
+        if lacking := _lacking(settings):
+            log.warning("%s had no %s when it was made: what is usual today is taken", folder, ", ".join(lacking))
         if not run.done("encode"):
             raise ValueError(f"{folder} has not encoded all of its images yet: run gdui label again first")
         before = Labels.from_parquet(run.labels) if run.labels.exists() else None
@@ -307,6 +311,27 @@ def _settings(config: Config, classes: Classes, inputs: Inputs) -> dict[str, Any
     texts = {name: list(given) for name, given in checks.descriptions(classes).items()}
     described = {"descriptions": texts} if texts else {}
     return config.to_dict() | {"classes": list(classes)} | described | {"inputs": inputs.to_dict()}
+
+
+def _opened(out: Path, settings: dict[str, Any], mode: str) -> Run:
+    """The run in `out`; if an older gdui made it without settings that there are now, nobody can give the same."""
+    try:
+        return Run(out, settings, mode=mode)
+    except OtherSettingsError:
+        manifest = read_manifest(out)
+        if not (lacking := _lacking(manifest["settings"])):
+            raise
+        raise OtherSettingsError(
+            f"{out} was made by gdui {manifest['gdui']} without {', '.join(lacking)}, so this gdui can't continue it: "
+            "choose another folder, or mode 'overwrite'; relabel and predict work on it as it is"
+        ) from None
+
+
+def _lacking(settings: Mapping[str, Any]) -> list[str]:
+    """What a run's gdui had no setting for: those that have some value in every run of today."""
+    known = flat(settings)
+    usual = Config.named(settings.get("preset", "default")).items()
+    return [name for name, value in usual if value is not None and name not in known]
 
 
 def _config_of(settings: dict[str, Any]) -> Config:

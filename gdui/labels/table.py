@@ -181,6 +181,20 @@ class Labels:
         wanted = checks.indices("rows", rows, len(self))
         return replace(self, table=self.table.take(pa.array(wanted, pa.int64())))
 
+    def find(self, path: str) -> str:
+        """The id that a path means: it is one, the end of one ("7.png" for "photos/7.png"), or ends in one.
+
+        Where there is none it is returned as it stands; where there are several a ValueError names them.
+        """
+        ids = pa.chunked_array([*self.ids.chunks, *self.quarantine["id"].cast(pa.large_string()).chunks])
+        ends = [path.split("/", skipped)[-1] for skipped in range(path.count("/") + 1)]
+        if found := next((end for end in ends if pc.index(ids, pa.scalar(end, ids.type)).as_py() >= 0), None):
+            return found
+        matching = ids.filter(pc.ends_with(ids, f"/{path}"))
+        if len(matching) > 1:
+            raise ValueError(f"{path!r} may be {words.listed(matching.to_pylist())}: give more of the id")
+        return str(matching[0]) if len(matching) else path
+
     def row(self, id: str) -> dict[str, Any]:  # noqa: A002 - the column's name
         """Everything the table holds on one image."""
         at = pc.index(self.ids, pa.scalar(id, pa.large_string())).as_py()

@@ -20,8 +20,11 @@ __all__ = ["DOUBTFUL", "Diff", "changes", "counted", "diff", "judged", "listed",
 LONGEST = 60
 MOST_CLASSES = 40
 EXAMPLES = 3
-# What a stage begins with, and so what its share of changes is a share of.
-BEFORE = {"match": "the opinion's first choices", "refine": "the clusters' names", "graph": "the labels before it"}
+CHANGED = {
+    "match": "match named {} of the images otherwise than the opinion's first choice",
+    "refine": "refine relabelled {} of the images against the name of their cluster",
+    "graph": "graph relabelled {} of the images",
+}
 DOUBTFUL = ("top bad", "bottom bad")
 JUDGED = {
     "agreed": "not in doubt",
@@ -132,10 +135,8 @@ def summary(labels: "Totals") -> str:
 
 
 def changes(facts: Facts) -> list[str]:
-    """For each stage which share it changed, and of what."""
-    return [
-        f"{stage} changed {share:.1%} of {BEFORE.get(stage, 'the labels')}" for stage, share in facts.changed.items()
-    ]
+    """For each stage which share of the images it changed, and against what."""
+    return [CHANGED[stage].format(f"{share:.1%}") for stage, share in facts.changed.items()]
 
 
 def _per_class(labels: "Totals") -> list[str]:

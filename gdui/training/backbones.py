@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from gdui import checks
 from gdui.training.precision import autocast
 
 __all__ = ["NAMES", "Backbone", "backbone", "centre", "outputs", "settle"]
@@ -74,9 +75,7 @@ class Backbone(nn.Module):
 def backbone(name: str, channels: int = 3, *, side: int = 32, norm: type[nn.BatchNorm2d] = nn.BatchNorm2d) -> Backbone:
     """A network of this name, for pictures of `side` pixels, with fresh weights from torch's own generator."""
     name = ("small" if side <= SMALL else "resnet18") if name == "auto" else name
-    if name not in SHAPES:
-        raise ValueError(f"backbone must be one of {', '.join(NAMES)}, not {name!r}")
-    made = Backbone(*SHAPES[name], channels, side > SMALL, norm)
+    made = Backbone(*SHAPES[checks.one_of("backbone", name, NAMES)], channels, side > SMALL, norm)
     made.name = name
     return made
 

@@ -84,7 +84,8 @@ def inception_network(weights: str | None = None, *, device: str = "auto", batch
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"weights {weights!r} are not those of torch-fidelity's Inception: {reason}") from None
     except OSError as error:
-        raise OSError(f"Inception's weights could not be fetched ({error}): name a file of them as weights") from None
+        instead = "give a file of them (weights=, --weights), or as network= (--network) 'digits' or an encoder"
+        raise OSError(f"Inception's weights could not be fetched ({error}): {instead}") from None
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     model.to(place)
     seen: dict[str, torch.Tensor] = {}

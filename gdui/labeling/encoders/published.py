@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gdui import checks
 from gdui.training.backbones import NAMES, Backbone, backbone
 
 __all__ = ["SIDES", "published_heads", "published_trunk", "read_checkpoint"]
@@ -41,8 +42,7 @@ def read_checkpoint(path: str | Path) -> State:
 
 def published_trunk(name: str, state: Mapping[str, Tensor], side: int) -> Backbone:
     """The network `name` with the weights of a checkpoint, for pictures of `side` pixels."""
-    if name not in NAMES:
-        raise ValueError(f"backbone must be one of {', '.join(NAMES)}, not {name!r}")
+    checks.one_of("backbone", name, NAMES)
     prefix = next(one for one in TRUNKS if any(key.startswith(one) for key in state))
     own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     own = {key.replace(".shortcut.", ".downsample."): value for key, value in own.items()}
