@@ -87,7 +87,7 @@ def test_settings_come_from_file_and_line(gdui: Cli, photos: Path, names: Path, 
 @pytest.mark.parametrize("way", [("--set", "preset=paper"), ("--preset", "paper"), ("--config", "paper.toml")])
 def test_a_preset_brings_its_settings_however_it_is_given(tmp_path: Path, way: tuple[str, str]) -> None:
     (tmp_path / "paper.toml").write_text('preset = "paper"\nseed = 3\n')
-    given = {"preset": None, "set": ["seed=3"], "encoder": None, "cluster_by": None}
+    given = {"preset": None, "set": ["seed=3"], "encoder": None, "cluster_by": None, "config": None}
     given |= {way[0].removeprefix("--"): ["seed=3", way[1]] if way[0] == "--set" else way[1]}
     written = toml.read(tmp_path / way[1]) if way[0] == "--config" else {}
     assert _configuration(argparse.Namespace(**given), written) == Config.named("paper", seed=3)

@@ -135,7 +135,7 @@ def test_the_page_of_commands_has_every_command_and_option() -> None:
     assert {"label", "relabel", "evaluate", "reproduce", "doctor"} <= set(sections)
     assert len(sections) == len(re.findall(r"^    \w+", parser().format_help(), re.MULTILINE))
     assert "`--cluster-by NAME`" in sections["label"]
-    assert "`--steps STEPS` | default: 20 |" in sections["sample"]
+    assert "`--steps N` | of the sampler (default: 20) |" in sections["sample"]
     assert "gdui label [SOURCE] --out RUN [options]" in sections["label"]
     for name, text in sections.items():
         with pytest.raises(SystemExit), redirect_stdout(io.StringIO()) as told:

@@ -46,7 +46,7 @@ def test_confidence_weighs_and_abstained_images_train_the_unnamed_part(
         ({"objective": "vae"}, "objective must be one of 'unet'"),
         ({"settings": {"size": 9}}, "image_size must be a multiple of 2"),
         ({"settings": {"recipe.speed": 9}}, "no setting is named 'recipe.speed'"),
-        ({"settings": {"speed": 9}}, "no setting is named 'speed'; there are size"),
+        ({"settings": {"speed": 9}}, "no setting is named 'speed'; there is recipe.seed and"),
         ({"settings": {"recipe.batch": 0}}, "batch must be at least 1"),
         ({"settings": {"schedule": "square"}}, "schedule must be one of 'linear'"),
         ({"settings": {"channels": 4}}, "channels must be 1 or 3 for pictures, not 4"),
