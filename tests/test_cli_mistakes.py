@@ -132,6 +132,12 @@ MISTAKES: list[tuple[str, list[str], str, str]] = [
     ("a source that is not UTF-8", ["{tmp}/\udcff"], "a\nb", "source must have a path in UTF-8"),
     ("NaN in features", ["{tmp}/nan.npy", "--features"], "a\nb", "features must be finite numbers, but row 3 holds"),
     ("NaN in opinions", ["{tmp}/f.npy", "--features", "--opinions", "{tmp}/nan.npy"], "a\nb", "opinions holds NaN"),
+    (
+        "names as opinions",
+        ["{photos}", "--opinions", "{tmp}/names.txt"],
+        "a\nb",
+        "as an .npy file of numbers: This file",
+    ),
     ("features that are none", ["{tmp}/bad.toml", "--features"], "a\nb", "bad.toml"),
     (
         "a text on no class",

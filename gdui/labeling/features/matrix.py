@@ -151,7 +151,8 @@ def _open_npy(path: Path, name: str = "features") -> Matrix:
         else:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy's reader of headers has errors of many kinds
-        raise ValueError(f"{name} {str(path)!r} can't be read: {error}") from None
+        reason = str(error).partition(". ")[0]  # without the advice to trust a file that may be anything
+        raise ValueError(f"{name} {str(path)!r} can't be read as an .npy file of numbers: {reason}") from None
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{name} {str(path)!r} must be an .npy file of one array")
     return array
