@@ -3,8 +3,7 @@
 The rewrite does what the publications say and no more cleverly: float32, every logit written out, the trunk run again
 for every view of every step, one head after the other, similarities of all pairs. It makes its views in batches, as we
 do, though the published code makes them one by one. Both stages 2 begin with the same network and run for as many
-epochs. The published one takes eight times as many steps in each and comes out a little more right: the accuracies
-stand beside the times, and ours may not fall behind by more than a hundredth.
+epochs. The accuracies stand beside the times, and ours may not be less right.
 """
 
 import copy
@@ -41,7 +40,7 @@ from gdui.training.order import rows_of
 DEVICES = ("cpu",)
 
 REPEATS, HEADS = 8, 10  # passes over the chosen images in one published epoch, and heads
-FASTER, FASTER_HEADS, BEHIND = 1.3, 40, 0.01  # what is promised of stages 1 and 2
+FASTER, FASTER_HEADS = 1.3, 40  # what is promised of stages 1 and 2
 STEPS = 1000  # of the whole training, which rates depend on
 PLAIN = "plain eager float32"
 CPU = torch.device("cpu")
@@ -151,7 +150,7 @@ def stage_2(bench: Bench, pixels: Pixels, epochs: int) -> None:
         took[name], right[name] = np.median(seconds), np.median(found)
     if not bench.quick:
         assert took["trunk run at each step"] >= FASTER_HEADS * took["gdui"], took
-        assert right["gdui"] >= right["trunk run at each step"] - BEHIND, right
+        assert right["gdui"] >= right["trunk run at each step"], right
 
 
 def timed(way: Callable[[], float]) -> tuple[float, float]:

@@ -111,6 +111,8 @@ class ClusterConfig:
     informed: from pixels, so many of the heads learn clusters among the slow modes of the graph of neighbours, and the
         head is kept whose clusters part the fewest of the neighbours that eq. 7 asks. None in `paper`, where the lowest
         loss decides; but a loss that asks for clusters of one size is lower for some that cut through a class.
+    agreed: from pixels, so many of the last epochs teach every head what all say together; where that makes none of
+        them better by the same measure, the best head from before is kept. None in `paper`.
     top_share: a prototype is the mean feature of this share of B/K, the best by score (1/2 in SPICE).
     batch, step, epochs, rate: B, the images of a gradient step, and Adam's schedule. SPICE passes eight times over its
         pseudo-labels, in steps of 128 at 0.005 (`paper` keeps those two); one pass in smaller steps is as good.
@@ -120,6 +122,7 @@ class ClusterConfig:
 
     heads: int = 10
     informed: int = 5
+    agreed: int = 2
     hidden: int = 512
     top_share: float = 0.5
     batch: int = 5000
@@ -132,14 +135,14 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         for name in ("heads", "hidden", "batch", "step", "epochs", "iterations"):
             checks.in_range(f"cluster.{name}", getattr(self, name), 1, 1 << 24)
-        for name in ("informed", "least_steps"):
+        for name in ("informed", "agreed", "least_steps"):
             checks.in_range(f"cluster.{name}", getattr(self, name), 0, 1 << 24)
         checks.in_range("cluster.top_share", self.top_share, 0, 1)
         checks.in_range("cluster.rate", self.rate, 0, 1)
 
     def of_heads(self) -> dict[str, Any]:
         """What the training of the heads is told."""
-        names = ("heads", "hidden", "batch", "step", "epochs", "least_steps", "rate", "top_share")
+        names = ("heads", "hidden", "batch", "step", "epochs", "least_steps", "rate", "top_share", "agreed")
         return {name: getattr(self, name) for name in names}
 
 

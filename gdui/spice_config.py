@@ -19,6 +19,7 @@ PUBLISHED = {
     "represent.momentum": 0.999,
     "represent.groups": 8,
     "cluster.informed": 0,
+    "cluster.agreed": 0,
     "cluster.step": 128,
     "cluster.least_steps": 0,
     "cluster.rate": 0.005,

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from gdui.labeling.cluster import Centroids, _forward, _initial, assign, fit_centroids, fit_heads, pseudo_labels, scaled
+from gdui.evaluation.agreement import mapped_accuracy
+from gdui.labeling.cluster import (
+    Centroids,
+    _forward,
+    _in_common,
+    _initial,
+    assign,
+    fit_centroids,
+    fit_heads,
+    pseudo_labels,
+    scaled,
+)
 
 
 def lumps(per: int = 60, k: int = 4, d: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -117,6 +128,42 @@ def test_a_head_may_learn_clusters_and_be_chosen_by_their_worth() -> None:
     fit = fit_heads(features, 4, **sizes, given=[truth], worth=lambda found: float((found == truth).mean()))
     assert fit.kept == 0
     np.testing.assert_array_equal(assign(fit.model, features).cluster, truth)
+
+
+def one_hot_head(cluster: np.ndarray, sure: float, k: int = 3) -> list[torch.Tensor]:
+    """A head that says `cluster` of each row of the identity."""
+    n = len(cluster)
+    said = sure * torch.nn.functional.one_hot(torch.from_numpy(cluster), k).float()
+    return [torch.eye(n), torch.zeros(1, n), said, torch.zeros(1, k)]
+
+
+def test_what_heads_say_together_is_told_to_each_in_its_own_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One errs in an image, another numbers the clusters otherwise; a block holds one image."""
+    monkeypatch.setattr("gdui.labeling.cluster.BLOCK_CELLS", 1)
+    truth = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    turned, wrong = np.array([2, 0, 1])[truth], truth.copy()
+    wrong[0] = 1
+    said = [one_hot_head(wrong, 4), one_hot_head(turned, 4), one_hot_head(truth, 3)]
+    weights = [torch.stack(parts) for parts in zip(*said, strict=True)]
+    for base in range(3):
+        np.testing.assert_array_equal(_in_common(weights, torch.eye(9), base), [truth, turned, truth])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_heads_that_agree_are_kept_where_they_are_worth_more(sign: int) -> None:
+    features, truth = lumps(k=8)
+    sizes = {"heads": 4, "hidden": 32, "batch": 240, "step": 32}
+
+    def worth(found: np.ndarray) -> float:
+        return sign * float(mapped_accuracy(found, truth))
+
+    before = fit_heads(features, 8, **sizes, epochs=2, worth=worth)
+    after = fit_heads(features, 8, **sizes, epochs=4, agreed=2, worth=worth)
+    values = [worth(assign(fit.model, features).cluster) for fit in (before, after)]
+    assert values[1] >= values[0]
+    assert (sign > 0) == (values[1] > values[0])
+    if sign < 0:
+        np.testing.assert_array_equal(after.model.out, before.model.out)
 
 
 def test_heads_are_deterministic_and_depend_on_the_seed() -> None:

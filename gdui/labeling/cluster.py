@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from gdui import ops
@@ -20,6 +21,7 @@ from gdui.labeling.rows import choose
 __all__ = ["Assignment", "Centroids", "HeadFit", "Heads", "assign", "fit_centroids", "fit_heads", "pseudo_labels"]
 
 Matrix = npt.NDArray[np.float32]
+Worth = Callable[[npt.NDArray[np.int32]], float]
 
 BLOCK_CELLS = 1 << 24
 SAMPLE = 4096  # images that a head's beginning is measured on
@@ -135,13 +137,15 @@ def fit_heads(
     top_share: float = 0.5,
     seed: int = 0,
     given: Sequence[npt.NDArray[np.integer]] = (),
-    worth: Callable[[npt.NDArray[np.int32]], float] | None = None,
+    agreed: int = 0,
+    worth: Worth | None = None,
 ) -> HeadFit:
     """Trains `heads` clustering heads on unit features [N, d], all in one stack, and keeps the one of lowest loss.
 
     The first of them learn the clusters [N] in `given`, one each, in place of labels of their own. With `worth`, the
     head is kept whose clusters [N] are worth most: a low loss may also come from clusters of one size that cut through
-    a class.
+    a class. In the last `agreed` epochs every head then learns what all say together, and the best head from before
+    stays where none became worth more.
 
     Each batch of B images gets pseudo-labels from the head itself (see `pseudo_labels`); then Adam lowers the
     cross-entropy of the doubly soft-maxed scores. After an epoch a cluster that no image fell into takes over a copy
@@ -157,6 +161,8 @@ def fit_heads(
     revived = torch.zeros(heads, dtype=torch.int64)
     losses = torch.zeros(heads)
     epochs = max(epochs, -(-least_steps // -(-len(rows) // step)))
+    alone = epochs if worth is None else max(1, epochs - agreed)
+    candidates: list[_Candidate] = []
     for epoch in range(epochs):
         sizes = torch.zeros(heads, k)
         collected = []
@@ -170,14 +176,13 @@ def fit_heads(
                 _draw_members(members[head], torch.from_numpy(clusters)[chosen], random)
             collected += _maximise(weights, descent, x, members, step, random)
         losses = torch.stack(collected).mean(dim=0)
+        if epoch + 1 == alone < epochs:
+            candidates = [_best(weights, features, losses, worth)]
+            given = list(_in_common(weights, rows, candidates[0].at))
         if epoch < epochs - 1:
             revived += _revive(weights, sizes, random)
-    trained = [_head(weights, at) for at in range(heads)]
-    if worth is None:
-        kept = int(losses.argmin())
-    else:
-        kept = int(np.argmax([worth(assign(head, features).cluster) for head in trained]))
-    return HeadFit(trained[kept], losses.double().numpy(), kept, int(revived[kept]))
+    best = max([_best(weights, features, losses, worth), *candidates], key=lambda one: one.worth)
+    return HeadFit(best.head, losses.double().numpy(), best.at, int(revived[best.at]))
 
 
 def pseudo_labels(features: Tensor, scores: Tensor, top_share: float = 0.5) -> Tensor:
@@ -193,8 +198,45 @@ def pseudo_labels(features: Tensor, scores: Tensor, top_share: float = 0.5) -> T
     return (features @ prototypes.T).topk(size, dim=0).indices.T
 
 
+class _Candidate(NamedTuple):
+    """A head that may be kept, its place among the others, and what decides."""
+
+    head: Heads
+    at: int
+    worth: float
+
+
+def _best(weights: list[Tensor], features: Matrix, losses: Tensor, worth: Worth | None) -> _Candidate:
+    """The head that is worth most, or whose loss is lowest."""
+    heads = [_head(weights, at) for at in range(len(losses))]
+    worths = (-losses).tolist() if worth is None else [worth(assign(head, features).cluster) for head in heads]
+    at = int(np.argmax(worths))
+    return _Candidate(heads[at], at, worths[at])
+
+
+@torch.no_grad()
+def _in_common(weights: list[Tensor], rows: Tensor, base: int) -> npt.NDArray[np.integer]:
+    """The clusters that the heads see together, each probability a vote, in every head's own numbers [H, N].
+
+    A head's number for a cluster of head `base` is that whose images it shares most, one for one.
+    """
+    heads, _, k = weights[-1].shape
+    blocks = torch.split(rows, max(1, BLOCK_CELLS // (heads * k)))
+    shared = torch.zeros(heads, k, k)
+    for block in blocks:
+        scores = _forward(weights, block).softmax(dim=2)
+        shared += scores[base].T @ scores
+    own = torch.from_numpy(np.stack([linear_sum_assignment(-one)[1] for one in shared.numpy()]))
+
+    def voted(block: Tensor) -> Tensor:
+        scores = _forward(weights, block).softmax(dim=2)
+        return scores.gather(2, own[:, None].expand(-1, len(block), -1)).sum(dim=0).argmax(dim=1)
+
+    return own[:, torch.cat([voted(block) for block in blocks])].numpy()
+
+
 def _head(weights: list[Tensor], at: int) -> Heads:
-    return Heads(*(np.ascontiguousarray(value[at].squeeze(0).detach().numpy()) for value in weights))
+    return Heads(*(value[at].squeeze(0).detach().numpy().copy() for value in weights))
 
 
 def _initial(heads: int, rows: Tensor, hidden: int, k: int, random: torch.Generator) -> list[Tensor]:
