@@ -105,6 +105,24 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return coloured(tmp_path_factory.mktemp("photos"))
 
 
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is handed to the runs that faults befall."""
+    from faults import give
+
+    return give(tmp_path_factory.mktemp("given"))
+
+
+@pytest.fixture
+def undisturbed(given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, bytes]:
+    """What such a run leaves when nothing befalls it."""
+    from faults import labelling, run
+    from test_parts import contents
+
+    assert run(capsys, *labelling(given), tmp_path / "undisturbed")[0] == 0
+    return contents(tmp_path / "undisturbed")
+
+
 @pytest.fixture
 def names(tmp_path: Path) -> Path:
     """A file of the names of those pictures."""

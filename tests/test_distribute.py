@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from faults import one_line, run
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_faults import one_line, run
 from test_labeler import NAMES, heap
 from test_parts import contents
 from test_places import stored

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_faults import archives, one_line, run
+from faults import archives, one_line, run
 from test_labeler import NAMES, heap
 from test_parts import contents
 
