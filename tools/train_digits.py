@@ -27,26 +27,10 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save as to_safetensors
 from scipy.ndimage import distance_transform_edt
 
+from gdui.labeling.encoders.captions import NUMBERS, TEMPLATES
+
 log = logging.getLogger("train_digits")
 
-NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-TEMPLATES = (
-    "{}",
-    "the digit {}",
-    "the number {}",
-    "the numeral {}.",
-    "a {}",
-    "a printed {}",
-    "a photo of a {}.",
-    "a photo of the {}.",
-    "a photo of the number {}",
-    "a photo of the digit {}",
-    "a close-up photo of a {}.",
-    "a blurry photo of a {}.",
-    "a picture of a {}.",
-    "a drawing of a {}.",
-    'a photo of the number: "{}".',
-)
 FONTS = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -149,7 +133,7 @@ class Press:
         """A random sentence for each digit, half of them with the word, half with the numeral."""
         picks = torch.randint(2 * len(TEMPLATES), (len(digits),), generator=self.generator).tolist()
         return [
-            TEMPLATES[pick // 2].format(digit if pick % 2 else NAMES[digit])
+            TEMPLATES[pick // 2].format(digit if pick % 2 else NUMBERS[digit])
             for pick, digit in zip(picks, digits.tolist(), strict=True)
         ]
 

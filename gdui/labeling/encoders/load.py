@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from gdui import checks
 from gdui.encoder_names import split_model
 from gdui.images import Transform
+from gdui.labeling.encoders.captions import WORDS
 from gdui.labeling.encoders.encoder import Encoder, Forward, Settings, Tokenizer, lowered, weights_hash
 from gdui.labeling.encoders.published import SIDES, published_trunk, read_checkpoint
 from gdui.training.backbones import NAMES
@@ -29,23 +30,6 @@ DEMO = Path(__file__).resolve().parents[2] / "demo"
 # The embedding of `digits` keeps little but the name; among the parts of its tower this one lets the clusters of
 # unlabelled digits stand out most, by their modularity in the graph of neighbours. No label takes part in that.
 SEEN_BY = {"digits": "digits#layer3"}
-# All that the captions of `digits` said.
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-AROUND = (
-    "a",
-    "the",
-    "digit",
-    "number",
-    "numeral",
-    "printed",
-    "photo",
-    "of",
-    "close-up",
-    "blurry",
-    "picture",
-    "drawing",
-)
-WORDS = frozenset(NUMBERS + AROUND)
 
 HUB_SECONDS = 5  # to answer in
 DRAWS = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"})
