@@ -30,6 +30,15 @@ from gdui.drawing import LIMIT, MARK, OTHER, OURS, PLOT
 COLOURS = {"ours": OURS, "peer": OTHER, "limit": LIMIT, "mark": MARK}
 OPINION, LABELS = "zero-shot (the opinion alone)", "gdui default"
 METHOD_COLOURS = {UNCONDITIONAL: OTHER, DEFAULT: OURS, TRUTH: LIMIT}
+OVER_STEPS = {
+    "fid": "FID, logarithmic",
+    "sfid": "sFID, logarithmic",
+    "inception_score": "IS",
+    "precision": "precision",
+    "recall": "recall",
+    "asked_accuracy": "drawn as asked",
+}
+LOGARITHMIC, SHARES = ("fid", "sfid"), ("precision", "recall", "asked_accuracy")
 FLIPPED = re.compile(r"(?P<name>.+?)(?: N=[\d,]+|, (?P<percent>\d+)% of votes flipped)$")
 
 
@@ -64,24 +73,23 @@ def bars(rows: list[Row], path: Path) -> None:
 
 
 def over_steps(found: dict[str, list[Measured]], path: Path) -> None:
-    """FID and the share drawn as asked while training goes on."""
+    """Every score while training goes on."""
+    steps = sorted({row.steps for rows in found.values() for row in rows})
     with plt.rc_context(PLOT):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.2), layout="constrained")
-        for method, rows in found.items():
-            kind: dict[str, Any] = {"marker": "o", "markersize": 4, "color": METHOD_COLOURS[method]}
-            steps = [row.steps for row in rows]
-            left.plot(steps, [row.fid for row in rows], label=method, **kind)
-            if method != UNCONDITIONAL:
-                right.plot(steps, [row.asked_accuracy for row in rows], **kind)
-        left.set(yscale="log", ylabel="FID, logarithmic")
-        right.set(ylim=(0, 1), ylabel="pictures drawn as asked")
-        right.yaxis.set_major_formatter(PercentFormatter(1))
-        for axes in (left, right):
-            axes.set_xlabel("training steps")
-            axes.set_xticks(sorted({row.steps for rows in found.values() for row in rows}))
-        left.set_title("How far from true pictures")
-        right.set_title("What was asked for")
-        left.legend(frameon=False, fontsize=9)
+        figure, panels = plt.subplots(2, 3, figsize=(7.6, 4.8), sharex=True, layout="constrained")
+        for axes, (column, name) in zip(panels.flat, OVER_STEPS.items(), strict=True):
+            for method, rows in found.items():
+                scores = [getattr(row, column) for row in rows]
+                axes.plot(steps, scores, label=method, marker="o", markersize=4, color=METHOD_COLOURS[method])
+            axes.set_title(name)
+            axes.set_xticks(steps)
+            if column in LOGARITHMIC:
+                axes.set_yscale("log")
+            if column in SHARES:
+                axes.set_ylim(0, 1)
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        figure.supxlabel("training steps", fontsize=10)
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=3)
         saved(figure, path)
 
 
@@ -111,23 +119,24 @@ def over_flips(rows: Iterable[Row], path: Path) -> None:
 
 
 def over_sigma(sweep: Sequence[Swept], rows: Iterable[tuple[float, Measured]], path: Path) -> None:
-    """Right labels for every sigma, and the FID of generators trained on the labels of some."""
+    """Right labels for every sigma; of generators trained on the labels of some, the FID and the right drawings."""
     with plt.rc_context(PLOT):
         figure, axes = plt.subplots(figsize=(7.6, 3.4), layout="constrained")
         labels = axes.plot([one.sigma for one in sweep], [one.label_accuracy for one in sweep], color=OURS)
-        axes.set(xlabel="sigma", ylabel="right labels", xlim=(-0.02, 1.02))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set(xlabel="sigma", ylabel="share", xlim=(-0.02, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.yaxis.label.set_color(OURS)
         axes.set_title("Below sigma, an image of a doubtful cluster takes the opinion's label")
         if known := sorted(rows, key=lambda row: row[0]):
-            beside = axes.twinx()
-            labels += beside.plot(
-                [sigma for sigma, _ in known], [row.fid for _, row in known], color=LIMIT, marker="o", linestyle="none"
+            beside, sigmas = axes.twinx(), [sigma for sigma, _ in known]
+            labels += axes.plot(
+                sigmas, [row.asked_accuracy for _, row in known], color=OURS, marker="s", linestyle="none"
             )
+            labels += beside.plot(sigmas, [row.fid for _, row in known], color=LIMIT, marker="o", linestyle="none")
             beside.set(ylim=(0, 1.3 * max(row.fid for _, row in known)), ylabel="FID")
             beside.grid(visible=False)
             beside.yaxis.label.set_color(LIMIT)
-            names = ["labels right, every sigma (left)", "FID of a generator trained on them (right)"]
+            names = ["labels right, every sigma", "drawn as asked by a generator of them", "its FID (right)"]
             axes.legend(labels, names, frameon=False, fontsize=9)
         saved(figure, path)
 

@@ -194,7 +194,7 @@ def figures(subject: str, rows: list[Measured]) -> str:
     if grid_file(subject).exists():
         parts.append(f"![Drawn by the generators of each method](../docs/figures/{grid_file(subject).name})")
     if curves(rows):
-        about = "FID and pictures drawn as asked while training goes on"
+        about = "The scores while training goes on"
         parts.append(f"![{about}](../docs/figures/reproduction_{subject}_steps.svg)")
     if read_sweep(sweep_file(subject)):
         parts.append(f"![Right labels and FID over sigma](../docs/figures/reproduction_{subject}_sigma.svg)")
