@@ -28,20 +28,24 @@ def kill_after_first_checkpoint(module: str, function: str, folder: Path) -> Non
     process.wait()
 
 
-def run_on_two_ranks(module: str, function: str, folder: Path, *, port: int) -> None:
-    """Calls `function(folder)` of a module here under torchrun, in float32, so that sums may be taken in any order."""
-    script = folder.parent / f"{folder.name}.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import sys; sys.path.insert(0, {str(HERE)!r})
+def run_on_two_ranks(module: str, function: str, folder: Path) -> None:
+    """Calls `function(folder)` of a module here on two ranks, in float32, so that sums may be taken in any order.
+
+    They are forked from one process that has imported everything: torchrun would import PyTorch thrice.
+    """
+    code = textwrap.dedent(f"""
+        import os, sys; sys.path.insert(0, {str(HERE)!r})
         from pathlib import Path
         import torch.distributed as dist
         import {module}
-        dist.init_process_group("gloo")
-        {module}.{function}(Path(sys.argv[1]))
+        folder = Path(sys.argv[1])
+        other = os.fork()
+        meeting = folder.with_name(f"{{folder.name}}.meeting").as_uri()
+        dist.init_process_group("gloo", init_method=meeting, rank=int(not other), world_size=2)
+        {module}.{function}(folder)
         dist.destroy_process_group()
+        if other:
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
         """)
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GDUI_PRECISION": "float32"}
-    subprocess.run([*torchrun, str(script), str(folder)], check=True, capture_output=True, env=environment)
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, capture_output=True, env=environment)

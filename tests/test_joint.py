@@ -121,7 +121,7 @@ def test_a_step_is_equation_9(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDUI_PRECISION", "float32")
-    run_on_two_ranks("test_joint", "train", tmp_path / "two", port=29717)
+    run_on_two_ranks("test_joint", "train", tmp_path / "two")
     train(tmp_path / "one")
     one, two = History(tmp_path / "one").newest(), History(tmp_path / "two").newest()
     assert one is not None

@@ -96,7 +96,7 @@ def test_a_finished_stage_is_no_news_to_other_threads(tmp_path: Path, caplog: py
 
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDUI_PRECISION", "float32")
-    run_on_two_ranks("test_represent", "learn", tmp_path / "two", port=29715)
+    run_on_two_ranks("test_represent", "learn", tmp_path / "two")
     learn(tmp_path / "one")
     one, two = History(tmp_path / "one").newest(), History(tmp_path / "two").newest()
     assert one is not None

@@ -22,7 +22,7 @@ from gdui.training.stopping import StoppedError
 
 
 def test_ranks_hear_of_what_the_first_one_met(tmp_path: Path) -> None:
-    run_on_two_ranks("test_train_ranks", "refused_by_the_first", tmp_path / "two", port=29718)
+    run_on_two_ranks("test_train_ranks", "refused_by_the_first", tmp_path / "two")
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["0", "1"]
 
 
@@ -52,7 +52,7 @@ def refused_by_the_first(folder: Path) -> None:
 
 
 def test_ranks_stop_together_whichever_is_asked(tmp_path: Path) -> None:
-    run_on_two_ranks("test_train_ranks", "stopped_at_two", tmp_path / "two", port=29715)
+    run_on_two_ranks("test_train_ranks", "stopped_at_two", tmp_path / "two")
     assert sorted(path.name for path in (tmp_path / "two").glob("*.json")) == ["step-00000002.json"]
     assert [step for step, *_ in losses(tmp_path / "two")] == ["step", "1", "2"]
 
@@ -76,14 +76,14 @@ def stopped_at_two(folder: Path) -> None:
 
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDUI_PRECISION", "float32")
-    run_on_two_ranks("trainings", "undisturbed", tmp_path / "two", port=29713)
+    run_on_two_ranks("trainings", "undisturbed", tmp_path / "two")
     undisturbed(tmp_path / "one")
     assert_alike(tmp_path / "one", tmp_path / "two")
 
 
 def test_two_ranks_equal_one_where_batches_are_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDUI_PRECISION", "float32")
-    run_on_two_ranks("test_train_ranks", "clustering", tmp_path / "two", port=29716)
+    run_on_two_ranks("test_train_ranks", "clustering", tmp_path / "two")
     clustering(tmp_path / "one")
     assert_alike(tmp_path / "one", tmp_path / "two")
 
