@@ -236,7 +236,7 @@ def did_you_mean(given: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix + folded[close[0]]!r}?" if close else ""
 
 
-def setting_instead(name: str, known: Sequence[str], listed: str = "gdui.config (docs/reference/settings.md)") -> str:
+def setting_instead(name: str, known: Sequence[str], listed: str) -> str:
     """How a refusal ends of the dotted name of a setting that there is not; `listed` says where all of them are."""
     stage, _, inner = name.partition(".")
     within = [one.partition(".")[2] for one in known if one.startswith(f"{stage}.")]

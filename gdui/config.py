@@ -308,7 +308,8 @@ class Config:
             if name == "preset":
                 raise ValueError("preset can't be changed afterwards, as it sets other fields: begin with Config.named")
             if name not in config.names():
-                raise ValueError(f"no setting is named {name!r}{checks.setting_instead(name, config.names())}")
+                instead = checks.setting_instead(name, config.names(), "gdui.config (docs/reference/settings.md)")
+                raise ValueError(f"no setting is named {name!r}{instead}")
             stage, _, inner = name.partition(".")
             if inner:
                 value = _replaced(getattr(config, stage), name, inner, value)

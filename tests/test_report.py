@@ -143,5 +143,7 @@ def test_the_command_reports_a_run(
     assert told["head"]["ledger"][-1][0] == "write"
     assert told["map"]["image"] == list(range(80))
     assert told["confusion"]["truth"]["images"] == 2
+    assert main(["report", str(run), "--images", "nowhere"]) == 1
+    assert "images must say where the pictures are, and there is no 'nowhere'" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 1
     assert "is not a run folder" in capsys.readouterr().err

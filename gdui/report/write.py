@@ -77,6 +77,8 @@ def report_run(
     labels, manifest = Labels.from_run(folder), read_manifest(folder)
     inputs = manifest["settings"].get("inputs", {})
     source = inputs.get("source")
+    if images is not None and not _reachable(str(images)):
+        raise ValueError(f"images must say where the pictures are, and there is no {str(images)!r}")
     if images is None and source is not None and not inputs.get("ready"):
         images = source
     sought = "" if images is None else str(images)
