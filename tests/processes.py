@@ -43,6 +43,7 @@ def run_on_two_ranks(module: str, function: str, folder: Path) -> None:
         meeting = folder.with_name(f"{{folder.name}}.meeting").as_uri()
         dist.init_process_group("gloo", init_method=meeting, rank=int(not other), world_size=2)
         {module}.{function}(folder)
+        dist.barrier()
         dist.destroy_process_group()
         if other:
             sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
