@@ -120,6 +120,13 @@ def centred_rows(
     plain: npt.NDArray[np.float32] | None,
     threads: int,
 ) -> int: ...
+def project(
+    rows: Reals,
+    center: npt.NDArray[np.float32],
+    centred: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
+    plain: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
+    threads: int,
+) -> int: ...
 def choose(
     scores: npt.NDArray[np.float32],
     scale: float,

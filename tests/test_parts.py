@@ -13,7 +13,7 @@ from test_labeler import NAMES, heap, right
 
 from gdui import cli
 from gdui.config import Config
-from gdui.labeling import job, parts
+from gdui.labeling import inputs, job, parts
 from gdui.labeling.features import load_features
 from gdui.labeling.labeler import Labeler
 from gdui.labeling.workflow import label_run, predict_run
@@ -157,6 +157,23 @@ def test_the_opinion_may_be_vectors_of_the_classes(tmp_path: Path) -> None:
         Labeler(NAMES).fit_predict(features=features, opinions=vectors[:3])
     with pytest.raises(ValueError, match="opinions holds NaN"):
         Labeler(NAMES).fit_predict(features=features, opinions=vectors * np.nan)
+
+
+def test_few_classes_are_labelled_as_many_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their products are made in one pass, and come out alike in any company."""
+    features, _, truth = heap()
+    vectors = str(tmp_path / "vectors.npy")
+    np.save(vectors, np.stack([features[truth == c].mean(axis=0) for c in range(4)]))
+    labeler = Labeler(NAMES, fit_rows=400).fit(features=features, opinions=vectors)
+    few = labeler.predict(features=features, opinions=vectors)
+    images = labeler.recall(features=features, opinions=vectors)
+    assert labeler.label(images, np.arange(128, 256)).table.equals(few.table.slice(128, 128))
+    monkeypatch.setattr(inputs, "NARROW", 0)
+    many = labeler.predict(features=features, opinions=vectors)
+    for column in ("label_index", "cluster", "clip_label", "rule"):
+        assert few.table[column].equals(many.table[column])
+    for column in ("confidence", "cluster_confidence", "clip_confidence"):
+        np.testing.assert_allclose(few.numbers(column), many.numbers(column), atol=1e-4)
 
 
 def test_a_file_is_read_in_pieces_that_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gdui import _core
-from gdui.labeling.rows import choose, first_not_finite, softmax, unit_rows, units
+from gdui.labeling.rows import choose, first_not_finite, project, softmax, unit_rows, units
 
 KINDS = (np.float16, np.float32, np.float64)
 
@@ -52,9 +52,48 @@ def test_the_pass_names_the_first_row_that_is_not_finite(kind: type, plain: bool
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("n", "d", "counts", "plain"), [(0, 5, (1,), 2), (25, 37, (30, 10), 10), (990, 64, (3, 90), 9)]
+)
+def test_products_are_those_of_vectors_of_length_one(
+    n: int, d: int, counts: tuple[int, ...], plain: int, kind: type
+) -> None:
+    rows, center = drawn(n, d, kind), drawn(1, d, seed=1)[0]
+    rows[n // 2 :: 7] = 0
+    sides, own = [drawn(count, d, seed=count) for count in counts], drawn(plain, d, seed=2)
+    found = project(rows, center, sides, own)
+    assert found.wrong is None
+    unit = units(rows, center, plain=True)
+    for got, side in zip(found.centred, sides, strict=True):
+        np.testing.assert_allclose(got, unit.centred @ side.T, atol=5e-6)
+    np.testing.assert_allclose(found.plain, unit.plain @ own.T, atol=5e-6)
+    for some in (slice(3, 17), slice(n // 2, None)):
+        part = project(rows[some], center, sides, own)
+        np.testing.assert_array_equal(part.plain, found.plain[some])
+        np.testing.assert_array_equal(part.centred[-1], found.centred[-1][some])
+
+
+@pytest.mark.parametrize("size", [1e-42, 1e-36, 1e36])
+def test_products_of_vectors_of_any_length(size: float) -> None:
+    rows, columns = drawn(30, 20) * np.float32(size), drawn(4, 20, seed=1)
+    found = project(rows, np.zeros(20, np.float32), [columns], columns)
+    np.testing.assert_allclose(found.plain, unit_rows(rows) @ columns.T, atol=2e-6)
+    np.testing.assert_array_equal(found.centred[0], found.plain)
+
+
+def test_products_name_the_first_row_that_is_not_finite() -> None:
+    rows = drawn(1000, 19)
+    rows[700, 3] = rows[640, 18] = np.nan
+    assert project(rows, np.zeros(19, np.float32), [], rows[:2]).wrong == 640
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_any_layout_is_read_in_place(kind: type) -> None:
     whole = drawn(90, 80, kind)
     for view in (whole[::3, ::2], whole[:, ::-1], whole.T, np.asfortranarray(whole)):
+        side = drawn(3, view.shape[1])
+        got = (project(rows, side[0], [], side).plain for rows in (view, np.ascontiguousarray(view)))
+        np.testing.assert_array_equal(*got)
         np.testing.assert_array_equal(unit_rows(view), unit_rows(np.ascontiguousarray(view)))
         assert first_not_finite(view) is None
 
@@ -144,7 +183,9 @@ def test_threads_change_nothing() -> None:
     try:
         for threads in (1, 2, 7):
             torch.set_num_threads(threads)
-            found.append([unit_rows(rows), *choose(scores, 2.0), softmax(scores.copy(), 2.0)])
+            products = project(rows, scores[:100, 0].copy(), [drawn(30, 100)], drawn(10, 100))
+            chosen = [*choose(scores, 2.0), softmax(scores.copy(), 2.0)]
+            found.append([unit_rows(rows), *products.centred, products.plain, *chosen])
     finally:
         torch.set_num_threads(own)
     for other in found[1:]:
@@ -159,6 +200,10 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         _core.centred_rows(rows, one, np.empty_like(rows), None, 1)
     with pytest.raises(ValueError, match="plain must have the shape of unit"):
         _core.centred_rows(rows, one[:2], np.empty_like(rows), rows[:2], 1)
+    with pytest.raises(ValueError, match="columns must be as long as the rows"):
+        _core.project(rows, one[:2], [(np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32))], [], 1)
+    with pytest.raises(ValueError, match="products must have a row for each row"):
+        _core.project(rows, one[:2], [], [(rows[:2], rows[:2])], 1)
     with pytest.raises(ValueError, match="for each row of scores"):
         _core.choose(rows, 1.0, whole, whole, one[:2], one, one, None, 1)
     with pytest.raises(ValueError, match="scores must have 2 axes and a column"):

@@ -18,7 +18,17 @@ from gdui import ops
 from gdui.labeling import neighbors
 from gdui.labeling.rows import choose
 
-__all__ = ["Assignment", "Centroids", "HeadFit", "Heads", "assign", "fit_centroids", "fit_heads", "pseudo_labels"]
+__all__ = [
+    "Assignment",
+    "Centroids",
+    "HeadFit",
+    "Heads",
+    "assign",
+    "assigned",
+    "fit_centroids",
+    "fit_heads",
+    "pseudo_labels",
+]
 
 Matrix = npt.NDArray[np.float32]
 Worth = Callable[[npt.NDArray[np.int32]], float]
@@ -105,10 +115,16 @@ def assign(model: Centroids | Heads, features: Matrix) -> Assignment:
     out = Assignment(np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32))
     step = max(1, BLOCK_CELLS // model.k)
     for at in range(0, len(features), step):
-        some, chosen = slice(at, at + step), choose(model(features[at : at + step]).numpy(), model.scale)
-        out.cluster[some], out.confidence[some] = chosen.first, chosen.share
-        np.multiply(chosen.lead, model.scale, out=out.margin[some])
+        found = assigned(model(features[at : at + step]).numpy(), model.scale)
+        for whole, part in zip(out, found, strict=True):
+            whole[at : at + step] = part
     return out
+
+
+def assigned(scores: Matrix, scale: float) -> Assignment:
+    """Where logits of scale × scores [n, K] put images, ties to the lower cluster."""
+    chosen = choose(scores, scale)
+    return Assignment(chosen.first, chosen.share, chosen.lead * np.float32(scale))
 
 
 def fit_centroids(features: Matrix, k: int, *, seed: int, iterations: int = 25) -> Centroids:

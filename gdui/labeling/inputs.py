@@ -1,5 +1,6 @@
 """What a labeler is handed: features of every image and the opinion of each, read in blocks, never copied whole."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,12 +11,14 @@ import pyarrow.compute as pc
 from gdui import checks
 from gdui.labeling.features import Features
 from gdui.labeling.opinions import zero_shot
-from gdui.labeling.rows import first_not_finite, softmax, unit_rows, units
+from gdui.labeling.rows import first_not_finite, project, softmax, unit_rows, units
 from gdui.labels import no_quarantine
 
 __all__ = ["Images", "Scores", "Texts", "same_encoder"]
 
 Matrix = npt.NDArray[np.float32]
+
+NARROW = 128  # columns
 
 
 def same_encoder(name: str, found: str, wanted: str) -> None:
@@ -128,6 +131,24 @@ class Images:
         unit, plain, wrong = units(features, center, plain=self.opinion.by_features)
         _check_finite(rows, wrong)
         return unit, self.opinion(rows, plain)
+
+    def narrow(self, columns: Sequence[Matrix]) -> Texts | None:
+        """The opinion, where it and these columns are so few that `products` with them are best made in one pass."""
+        opinion = self.opinion
+        if not isinstance(opinion, Texts) or not opinion.by_features:
+            return None
+        return opinion if sum(map(len, columns)) + opinion.classes <= NARROW else None
+
+    def products(
+        self, rows: npt.NDArray[np.integer], center: Matrix, columns: Sequence[Matrix], opinion: Texts
+    ) -> tuple[list[Matrix], Matrix]:
+        """The features that `units` would give times each of the `columns` [k, d], and the opinion [n, C]."""
+        features = self.features.take(rows)
+        checks.columns("features", features, len(center), "as those that were learned from")
+        checks.columns("features", features, opinion.vectors.shape[1], "as long as the encoder's texts")
+        found = project(features, center, columns, opinion.vectors)
+        _check_finite(rows, found.wrong)
+        return found.centred, softmax(found.plain, opinion.scale)
 
     def called(self, rows: npt.NDArray[np.integer]) -> pa.ChunkedArray:
         """The ids of some images, in the order of `rows`."""

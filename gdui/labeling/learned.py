@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 from scipy.optimize import brentq
 
-from gdui.labeling.cluster import Assignment, Centroids, Heads, assign
+from gdui.labeling.cluster import Assignment, Centroids, Heads, assign, assigned
 from gdui.labeling.linear import Linear
 from gdui.labeling.rows import Choice, choose, unit_rows
 from gdui.labels import RULES
@@ -88,11 +88,25 @@ class Learned:
 
     def decide(self, unit: Matrix, opinion: Matrix, said: Choice) -> tuple[Assignment, Decision]:
         """The cluster and the label of new images, from unit features [n, d] and the opinion [n, C] that `said`."""
-        found = assign(self.clusters, unit)
+        odds = None if self.linear is None else self.linear.odds(unit, opinion, spread=self.spread)
+        return self._decided(assign(self.clusters, unit), odds, said)
+
+    def columns(self) -> list[Matrix]:
+        """All that unit features are multiplied by [k, d] each; none where a network's head looks at them."""
+        if isinstance(self.clusters, Heads):
+            return []
+        return [self.clusters.centers] + ([self.linear.by_features(len(self.center))] if self.linear else [])
+
+    def decide_by(self, products: list[Matrix], opinion: Matrix, said: Choice) -> tuple[Assignment, Decision]:
+        """The same from the products of unit features and `columns` [n, k]."""
+        odds = None if self.linear is None else self.linear.odds_by(products[1], opinion, spread=self.spread)
+        return self._decided(assigned(products[0], self.clusters.scale), odds, said)
+
+    def _decided(self, found: Assignment, odds: Matrix | None, said: Choice) -> tuple[Assignment, Decision]:
         decided = self.refined(found, said)
-        if self.linear is None:
+        if odds is None:
             return found, decided
-        learned = choose(self.linear.odds(unit, opinion, spread=self.spread), self.sharpness)
+        learned = choose(odds, self.sharpness)
         return found, overruled(decided, learned.first, learned.share)
 
     def save(self, folder: Path, about: dict[str, Any]) -> None:

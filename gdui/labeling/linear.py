@@ -33,9 +33,19 @@ class Linear:
 
     def odds(self, features: Matrix, opinion: Matrix, *, spread: float) -> Matrix:
         """The scores of `joined` inputs, which are not put together."""
-        bias, weight, unit, logs = map(torch.from_numpy, (self.bias, self.weight, features, _logs(opinion)))
-        by_features, by_logs = weight[: unit.shape[1]], weight[unit.shape[1] :]
-        scores = torch.addmm(bias, unit, by_features, alpha=SPREAD)
+        bias, weight, unit = map(torch.from_numpy, (self.bias, self.weight, features))
+        return self._with_logs(torch.addmm(bias, unit, weight[: unit.shape[1]], alpha=SPREAD), opinion, spread)
+
+    def by_features(self, width: int) -> Matrix:
+        """What unit features [n, width] are multiplied by on their way to the scores [C, width]."""
+        return np.ascontiguousarray(SPREAD * self.weight[:width].T)
+
+    def odds_by(self, products: Matrix, opinion: Matrix, *, spread: float) -> Matrix:
+        """The same scores from the products of features and `by_features` [n, C]."""
+        return self._with_logs(torch.from_numpy(products) + torch.from_numpy(self.bias), opinion, spread)
+
+    def _with_logs(self, scores: Tensor, opinion: Matrix, spread: float) -> Matrix:
+        by_logs, logs = torch.from_numpy(self.weight[-opinion.shape[1] :]), torch.from_numpy(_logs(opinion))
         return np.asarray(scores.addmm_(logs, by_logs, alpha=1 / _divisor(spread)).numpy(), np.float32)
 
 

@@ -32,6 +32,7 @@ Indices = npt.NDArray[np.integer]
 
 PART_ROWS = 1 << 20
 BLOCK_CELLS = 1 << 20  # of a block's largest matrix: what is made of it next finds it in a near cache
+NARROWEST = 64  # cells a row is counted as, so that there are blocks for every thread
 BLOCKS_AT_ONCE = 64
 STAMP = "stamp.json"
 
@@ -62,15 +63,24 @@ def label_rows(
         table.take(np.flatnonzero(found), known.table, at[found])
         new = np.flatnonzero(~found)
 
+    columns = learned.columns()
+    texts = images.narrow(columns) if columns else None
+
     def label(where: Indices) -> None:
-        unit, opinion = images.units(rows[where], learned.center)
-        said = choose(opinion)
-        found, decided = learned.decide(unit, opinion, said)
+        if texts is None:
+            unit, opinion = images.units(rows[where], learned.center)
+            said = choose(opinion)
+            found, decided = learned.decide(unit, opinion, said)
+        else:
+            products, opinion = images.products(rows[where], learned.center, columns, texts)
+            said = choose(opinion)
+            found, decided = learned.decide_by(products, opinion, said)
         to = slice(where[0], where[-1] + 1) if whole else where  # a slice is filled without looking up each row
         table.put(to, found, decided, said)
         table.surety[to] = (learned.surety[found.cluster] + table.first_confidence[to]) / 2
 
-    step = max(1, BLOCK_CELLS // max(learned.clusters.k, images.opinion.classes, images.features.dim))
+    widest = max(learned.clusters.k, images.opinion.classes, images.features.dim if texts is None else NARROWEST)
+    step = max(1, BLOCK_CELLS // widest)
     with one_thread_each() as each:
         for start in range(0, len(new), BLOCKS_AT_ONCE * step):
             some = new[start : start + BLOCKS_AT_ONCE * step]

@@ -1,5 +1,6 @@
 """What is made of every image's vector, and of every image's scores: one pass each, in the C++ core."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from gdui import _core
 
-__all__ = ["Choice", "Units", "choose", "first_not_finite", "softmax", "unit_rows", "units"]
+__all__ = ["Choice", "Products", "Units", "choose", "first_not_finite", "project", "softmax", "unit_rows", "units"]
 
 Matrix = npt.NDArray[np.float32]
 
@@ -38,6 +39,17 @@ class Units(NamedTuple):
     wrong: int | None
 
 
+class Products(NamedTuple):
+    """Of vectors at length 1 with columns: less their center, and as they are.
+
+    wrong: the first vector whose length is not finite.
+    """
+
+    centred: list[Matrix]
+    plain: Matrix
+    wrong: int | None
+
+
 def first_not_finite(rows: npt.NDArray[Any]) -> int | None:
     """Which row [n, d] is the first that holds NaN or what no float32 holds."""
     return _found(_core.first_not_finite(_real(rows), torch.get_num_threads()))
@@ -53,6 +65,15 @@ def units(rows: npt.NDArray[Any], center: Matrix, *, plain: bool) -> Units:
     unit, own = np.empty(rows.shape, np.float32), np.empty(rows.shape if plain else (0, rows.shape[1]), np.float32)
     wrong = _core.centred_rows(_real(rows), center, unit, own if plain else None, torch.get_num_threads())
     return Units(unit, own, _found(wrong))
+
+
+def project(rows: npt.NDArray[Any], center: Matrix, centred: Sequence[Matrix], plain: Matrix) -> Products:
+    """The vectors [n, d] at length 1: less the center [d] times each of `centred` [k, d], as they are times `plain`."""
+    n = len(rows)
+    less = [(columns, np.empty((n, len(columns)), np.float32)) for columns in centred]
+    own = [(plain, np.empty((n, len(plain)), np.float32))]
+    wrong = _core.project(_real(rows), center, less, own, torch.get_num_threads())
+    return Products([products for _, products in less], own[0][1], _found(wrong))
 
 
 def choose(scores: Matrix, scale: float = 1.0) -> Choice:
