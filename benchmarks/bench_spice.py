@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from benchmarks.harness import Bench
+from benchmarks.limits import convolutions, operations, products
 from gdui.config import ClusterConfig, Config, JointConfig, RepresentConfig
 from gdui.demo.digits import images
 from gdui.evaluation.agreement import mapped_accuracy
@@ -42,7 +43,7 @@ DEVICES = ("cpu",)
 REPEATS, HEADS = 8, 10  # passes over the chosen images in one published epoch, and heads
 FASTER, FASTER_HEADS = 1.3, 40  # what is promised of stages 1 and 2
 STEPS = 1000  # of the whole training, which rates depend on
-PLAIN = "plain eager float32"
+PLAIN, LIMIT = "plain eager float32", "bf16 convolutions"
 CPU = torch.device("cpu")
 
 
@@ -73,11 +74,14 @@ def stage_1(bench: Bench, size: str, pixels: Pixels, settings: RepresentConfig, 
         return found
 
     plain = plain_contrast(theirs, pixels, looks, settings)
+    limit = convolutions(steps * operations(way), torch.bfloat16)
+    plain()  # both have made as many steps
     took = bench.compare(
         f"stage 1, {size}",
-        {PLAIN: partial(mean_of, plain, steps), "gdui": partial(mean_of, way, steps)},
+        {PLAIN: partial(mean_of, plain, steps), "gdui": partial(mean_of, way, steps), LIMIT: limit},
         agree=partial(agree, rtol=0.02),
         peers=(PLAIN,),
+        limits=(LIMIT,),
         work=float(steps * settings.batch),
         unit="images/s",
     )
@@ -139,6 +143,8 @@ def stage_2(bench: Bench, pixels: Pixels, epochs: int) -> None:
         return mapped_accuracy(assign(plain_heads(trunk, looks, pixels, unit, epochs, seed), unit).cluster, truth)
 
     size, took, right = f"stage 2, digits, {epochs} epoch{'s' * (epochs > 1)}", {}, {}
+    alone = products(operations(partial(ours, 0)))
+    bench.record(size, "float32 products", "time", "s", [timed(alone)[0] for _ in range(3)], "limit")
     for name, way, seeds, role in (
         ("gdui", ours, 5, "ours"),
         ("trunk run at each step", theirs, 1 if bench.quick else 3, "peer"),
@@ -153,7 +159,7 @@ def stage_2(bench: Bench, pixels: Pixels, epochs: int) -> None:
         assert right["gdui"] >= right["trunk run at each step"], right
 
 
-def timed(way: Callable[[], float]) -> tuple[float, float]:
+def timed(way: Callable[[], Any]) -> tuple[float, Any]:
     """Its seconds and what it returns."""
     start = time.perf_counter()
     found = way()
@@ -223,11 +229,14 @@ def stage_3(bench: Bench, size: str, pixels: Pixels) -> None:
     def plainly() -> float:
         return mean_of(plain_joint(theirs, pixels, looks, chosen(dense(unit, cluster)), settings), steps)
 
+    limit = convolutions(operations(way), torch.bfloat16)
+    plainly()  # both have made as many steps
     bench.compare(
         f"stage 3, {size}",
-        {PLAIN: plainly, "gdui": way},
+        {PLAIN: plainly, "gdui": way, LIMIT: limit},
         agree=partial(agree, rtol=0.05),
         peers=(PLAIN,),
+        limits=(LIMIT,),
         work=float(steps * settings.batch),
         unit="images/s",
     )

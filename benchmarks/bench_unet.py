@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, log_softmax, mse_loss
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.diffusion import SCHEDULE, STEPS, Eager, Inputs
 from benchmarks.harness import Bench
+from benchmarks.limits import convolutions, operations
 from benchmarks.unet_peers import Plain, diffusers_unet
 from gdui import ops
 from gdui.diffusion.averages import follow
@@ -79,33 +79,14 @@ def error(fast: Tensor, exact: Tensor) -> float:
     return float((fast - exact).norm() / exact.norm())
 
 
-def products(operations: float, dtype: torch.dtype) -> Way:
-    """As many operations as convolutions of the network's commonest shape."""
-    layer = channels_last(nn.Conv2d(128, 128, 3, padding=1)).to(dtype)
-    x = torch.randn(BATCH, 128, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    count = round(operations / (2 * x.numel() * 128 * 9))
-
-    @torch.no_grad()
-    def way() -> Tensor:
-        for _ in range(count):
-            layer(x)
-        return x
-
-    return way
-
-
-def operations(way: Way) -> float:
-    """Floating-point operations of the convolutions and matrix products in one call."""
-    with FlopCounterMode(display=False) as counter:
-        way()
-    return float(counter.get_total_flops())
-
-
 def beside_limits(
     bench: Bench, what: str, ways: dict[str, Way], count: float, agree: Callable[[Mapping[str, Tensor]], None]
 ) -> None:
     """Rows of `ways`, and of convolutions of as many operations as ours has: images a second of a core."""
-    limits = {"bf16 convolutions": products(count, BFLOAT16), "float32 convolutions": products(count, torch.float32)}
+    limits = {
+        "bf16 convolutions": convolutions(count, BFLOAT16),
+        "float32 convolutions": convolutions(count, torch.float32),
+    }
     times = bench.compare(
         f"{BATCH} x 32 x 32, {what}",
         ways | limits,
