@@ -23,7 +23,7 @@ from benchmarks.measured import (
     rows_file,
     sweep_file,
 )
-from benchmarks.report import components, plotted, readable, seconds, threads_in_words
+from benchmarks.report import components, images_in, plotted, readable, seconds, threads_in_words
 from benchmarks.reproduced import SUBJECTS, curves, points
 from gdui.drawing import LIMIT, MARK, OTHER, OURS, PLOT
 
@@ -141,6 +141,29 @@ def over_sigma(sweep: Sequence[Swept], rows: Iterable[tuple[float, Measured]], p
         saved(figure, path)
 
 
+def over_sizes(rows: Iterable[Row], path: Path) -> None:
+    """Each stage's time over the number of images, and what would be proportional to it."""
+    stages: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        if row.metric == "stage time" or (row.metric, row.provider) == ("time", "gdui"):
+            name = row.provider if row.metric == "stage time" else "in all"
+            stages.setdefault(name, []).append((int(images_in(row.size).replace(",", "")), row.p50))
+    if len(whole := sorted(stages.get("in all", []))) < 2:
+        return
+    with plt.rc_context(PLOT):
+        figure, axes = plt.subplots(figsize=(7.6, 3.8), layout="constrained")
+        for name, points in stages.items():
+            bold = {"color": OURS, "linewidth": 2.4} if name == "in all" else {"linewidth": 1.2}
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name, **bold)
+        (first, _), (last, longest) = whole[0], whole[-1]
+        axes.plot([first, last], [longest * first / last, longest], color=LIMIT, linestyle="--", label="proportional")
+        axes.set(xscale="log", yscale="log", xlabel="images, logarithmic", ylabel="time, logarithmic")
+        axes.yaxis.set_major_formatter(lambda time, _: seconds(time))
+        axes.set_title("Learning takes the same whatever the number of images; the rest grows with it")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        saved(figure, path)
+
+
 def draw(folder: Path) -> None:
     """Writes bench_<component>.svg for every component that has times, and the paper's figures 2 and 4 where known."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,6 +171,7 @@ def draw(folder: Path) -> None:
         if found := plotted(name):
             bars(sorted(found[0], key=lambda row: row.p50), folder / f"bench_{name}.svg")
     over_flips(read_rows("label_quality"), folder / "label_quality_flips.svg")
+    over_sizes(read_rows("scale"), folder / "scale_sizes.svg")
     for subject in SUBJECTS:
         measured = read_measured(rows_file(subject))
         if found := curves(measured):

@@ -18,6 +18,7 @@ from benchmarks.reproduced import SHORT, reproduction, scores_table  # noqa: E40
 
 README = HERE.parent / "README.md"
 RESULTS_PAGE = HERE.parent / "docs" / "results.md"
+SCALE = HERE.parent / "docs" / "howto" / "scale.md"
 CLUSTER = HERE.parent / "docs" / "howto" / "cluster.md"
 METHOD = HERE.parent / "docs" / "method.md"
 FULL = HERE / "README.md"
@@ -221,6 +222,23 @@ def neighbours_table() -> str:
     return time_table([row for row in rows if row.size in {row.size for row in rows if row.provider == NEIGHBOURS[-1]}])
 
 
+def sizes_table() -> str:
+    """What labelling takes as the number of images grows, in all and once it has learned."""
+    lines = []
+    for size, rows in grouped(read_rows("scale"), lambda row: row.size).items():
+        stages = {row.provider: row.p50 for row in rows if row.metric == "stage time"}
+        value = {row.metric: row.p50 for row in rows if row.provider == "gdui"}
+        labelled = stages.pop("label", 0.0)
+        memory = f"{value['peak memory'] / 1e3:.1f} GB"
+        lines.append([images_in(size), *map(seconds, (sum(stages.values()), labelled, value["time"])), memory])
+    return markdown(["images", "learning", "labelling the rest", "in all", "most memory"], lines)
+
+
+def images_in(size: str) -> str:
+    """N=1,000,000 d=256 is 1,000,000."""
+    return size.split()[0].removeprefix("N=")
+
+
 def plots_of_speed() -> str:
     """The plot of every component that has one, for a page in docs/."""
     named = {name: name.replace("_", " ") for name in components() if plotted(name)}
@@ -236,6 +254,7 @@ def documents() -> dict[Path, str]:
         "speed": speed_table(most=1),
         "speed of all": speed_table(),
         "neighbours": neighbours_table(),
+        "sizes": sizes_table(),
         "plots of speed": plots_of_speed(),
         "billion": markdown(["", "row", "measured", "of a billion images"], paper.assumptions()),
         "machines": markdown(
@@ -244,7 +263,7 @@ def documents() -> dict[Path, str]:
     }
     pages = {
         page: PLACE.sub(lambda found: f"{found[1]}{tables[found['name']]}\n{found[3]}", page.read_text())
-        for page in (README, RESULTS_PAGE, CLUSTER, METHOD)
+        for page in (README, RESULTS_PAGE, SCALE, CLUSTER, METHOD)
     }
     rows = [row for name in components() for row in read_rows(name)]
     gpu = "" if any("NVIDIA" in row.device for row in rows) else NO_GPU
