@@ -142,7 +142,7 @@ def over_sigma(sweep: Sequence[Swept], rows: Iterable[tuple[float, Measured]], p
 
 
 def over_sizes(rows: Iterable[Row], path: Path) -> None:
-    """Each stage's time over the number of images, and what would be proportional to it."""
+    """The time of all stages that matter over the number of images, and what would be proportional to it."""
     stages: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if row.metric == "stage time" or (row.metric, row.provider) == ("time", "gdui"):
@@ -152,12 +152,20 @@ def over_sizes(rows: Iterable[Row], path: Path) -> None:
         return
     with plt.rc_context(PLOT):
         figure, axes = plt.subplots(figsize=(7.6, 3.8), layout="constrained")
-        for name, points in stages.items():
-            bold = {"color": OURS, "linewidth": 2.4} if name == "in all" else {"linewidth": 1.2}
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name, **bold)
         (first, _), (last, longest) = whole[0], whole[-1]
+        colours = iter([MARK, "#4f7fc4", "#9567bd", "#4f8a2b", OTHER])
+        for name, points in stages.items():
+            if max(took for _, took in points) > longest / 100:
+                bold = {"color": OURS, "linewidth": 2.4} if name == "in all" else {"color": next(colours)}
+                axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name, **bold)
         axes.plot([first, last], [longest * first / last, longest], color=LIMIT, linestyle="--", label="proportional")
-        axes.set(xscale="log", yscale="log", xlabel="images, logarithmic", ylabel="time, logarithmic")
+        axes.set(
+            xscale="log",
+            yscale="log",
+            ylim=(longest / 100, 2 * longest),
+            xlabel="images, logarithmic",
+            ylabel="time, logarithmic",
+        )
         axes.yaxis.set_major_formatter(lambda time, _: seconds(time))
         axes.set_title("Learning takes the same whatever the number of images; the rest grows with it")
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
