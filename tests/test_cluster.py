@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gdui.evaluation.agreement import mapped_accuracy
+from gdui.labeling import cluster
 from gdui.labeling.cluster import (
     Centroids,
     _forward,
@@ -147,6 +148,23 @@ def test_what_heads_say_together_is_told_to_each_in_its_own_numbers(monkeypatch:
     weights = [torch.stack(parts) for parts in zip(*said, strict=True)]
     for base in range(3):
         np.testing.assert_array_equal(_in_common(weights, torch.eye(9), base), [truth, turned, truth])
+
+
+def test_what_heads_say_together_is_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No layer of a block, the hidden one included, has more numbers than the bound says."""
+    rows, seen = torch.from_numpy(lumps()[0]), []
+    weights = [value.detach() for value in _initial(3, rows, 50, 4, torch.Generator().manual_seed(0))]
+    whole = _in_common(weights, rows, 0)
+
+    def watched(weights: list[torch.Tensor], block: torch.Tensor) -> torch.Tensor:
+        seen.append(len(block))
+        return _forward(weights, block)
+
+    monkeypatch.setattr(cluster, "BLOCK_CELLS", 1500)
+    monkeypatch.setattr(cluster, "_forward", watched)
+    np.testing.assert_array_equal(_in_common(weights, rows, 0), whole)
+    assert max(seen) * 3 * 50 <= 1500
+    assert sum(seen) == 2 * len(rows)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -28,6 +28,15 @@ def test_only_the_first_of_equal_images_is_kept(data: st.DataObject) -> None:
     assert kept.tolist() == sorted(seen.values())
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_copies_of_whole_numbers_are_found(kind: type) -> None:
+    """Most bits of such numbers are zeros, and a print must not be worth less for it."""
+    rows = np.unique(np.random.default_rng(0).integers(0, 17, (3000, 32)), axis=0).astype(kind)
+    kept, copy_of = originals(np.tile(rows, (2, 1)), np.zeros(2 * len(rows), np.int64), np.array([], np.int64))
+    np.testing.assert_array_equal(kept, np.arange(len(rows)))
+    np.testing.assert_array_equal(copy_of, np.tile(kept, 2))
+
+
 def lumps(n: int = 150) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features around three places, an opinion that is right three times in four, and the truth."""
     rng = np.random.default_rng(0)

@@ -236,8 +236,8 @@ def _in_common(weights: list[Tensor], rows: Tensor, base: int) -> npt.NDArray[np
 
     A head's number for a cluster of head `base` is that whose images it shares most, one for one.
     """
-    heads, _, k = weights[-1].shape
-    blocks = torch.split(rows, max(1, BLOCK_CELLS // (heads * k)))
+    heads, hidden, k = weights[2].shape
+    blocks = torch.split(rows, max(1, BLOCK_CELLS // (heads * max(hidden, k))))
     shared = torch.zeros(heads, k, k)
     for block in blocks:
         scores = _forward(weights, block).softmax(dim=2)

@@ -37,12 +37,16 @@ def originals(
 
 
 def _prints(features: npt.NDArray[np.floating], more: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """A number for each row of bits, the same for the same bits: a sum with odd weights, modulo 2^64."""
+    """A number for each row of bits, the same for the same bits: a sum with odd weights, modulo 2^64.
+
+    Each number's bytes are turned round first: the last ones are 0 in whole numbers and in what was float32, and zeros
+    at the end of all terms are zeros at the end of the sum, which leave it few values.
+    """
     bits = np.ascontiguousarray(features).view(np.dtype(f"u{features.dtype.itemsize}"))
     weights = np.random.default_rng(0).integers(0, 1 << 63, bits.shape[1] + more.shape[1], np.uint64) * 2 + 1
     out = more @ weights[bits.shape[1] :]
     for at in range(0, len(bits), BLOCK):
-        out[at : at + BLOCK] += bits[at : at + BLOCK].astype(np.uint64) @ weights[: bits.shape[1]]
+        out[at : at + BLOCK] += bits[at : at + BLOCK].byteswap().astype(np.uint64) @ weights[: bits.shape[1]]
     return np.asarray(out, np.uint64)
 
 
