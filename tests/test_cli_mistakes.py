@@ -114,6 +114,12 @@ MISTAKES: list[tuple[str, list[str], str, str]] = [
         "a\nb",
         "key.toml: no setting is named",
     ),
+    (
+        "a preset misspelt beside a file",
+        ["{photos}", "--config", "{tmp}/seed.toml", "--set", "preset=papper"],
+        "a\nb",
+        "error: preset must be one of",
+    ),
     ("a damaged configuration", ["{photos}", "--config", "{tmp}/bad.toml"], "a\nb", "bad.toml is not a TOML file"),
     ("a run folder that is none", ["{photos}", "--out", "{tmp}"], "a\nb", "not a run folder"),
     (
@@ -167,6 +173,7 @@ def test_mistakes_get_one_line(
     (tmp_path / "names.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
     given = [one.format(tmp=tmp_path, photos=photos) for one in arguments]
     (tmp_path / "key.toml").write_text("[refine]\nsigm = 0.3\n")
+    (tmp_path / "seed.toml").write_text("seed = 3\n")
     (tmp_path / "texts.toml").write_text("a = [1]\nb = []\n")
     (tmp_path / "one.toml").write_text('a = ["a sea"]\n')
     (tmp_path / "odd.toml").write_text('classes = ["a", "b"]\n[descriptions]\nc = ["a sea"]\n')

@@ -95,11 +95,12 @@ def test_what_no_page_can_hold_is_unknown_or_written_out(rng: np.random.Generato
 
 
 def test_of_what_each_stage_changed_a_share_is_told(rng: np.random.Generator, tmp_path: Path) -> None:
-    labels = make_labels(rng, 5, ["a", "b"], facts=Facts(changed={"match": 0.5, "graph": 0.25}))
+    labels = make_labels(rng, 5, ["a", "b"], facts=Facts(changed={"match": 0.5, "graph": 0.25, "vote": 0.1}))
     told = data_of(labels.report(tmp_path / "report.html"))["head"]["changed"]
     assert told == [
         "match named 50.0% of the images otherwise than the opinion's first choice",
         "graph relabelled 25.0% of the images",
+        "vote changed 10.0% of the labels",
     ]
     assert all(line in labels.summary().splitlines() for line in told)
 

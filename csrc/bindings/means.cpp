@@ -55,18 +55,18 @@ void walk(const Dense<std::int64_t> &start, const Dense<std::int32_t> &column, c
   require(from.ndim() == 2 && start.ndim() == 1 && start.shape(0) == from.shape(0) + 1, "start must fit from");
   require(own.size() == from.size() && to.size() == from.size(), "from, own and to must have the same shape");
   const gdui::Graph graph{start.data(), column.data(), weight.data(), from.shape(0)};
-  const std::int64_t entries = column.size();
-  require(weight.size() == entries && graph.start[0] == 0 && graph.start[graph.rows] == entries &&
+  const std::int64_t entries = column.size(), weights = weight.size(), columns = from.shape(1);
+  const float *before = from.data(), *mine = own.data();
+  float *after = to.mutable_data();
+  require(after != before, "to must not be from");
+  py::gil_scoped_release release; // before every entry is looked at: threads walk side by side
+  require(weights == entries && graph.start[0] == 0 && graph.start[graph.rows] == entries &&
               std::is_sorted(graph.start, graph.start + graph.rows + 1),
           "start must divide the entries among the rows");
   require(
       std::all_of(graph.column, graph.column + entries, [&graph](std::int32_t c) { return c >= 0 && c < graph.rows; }),
       "column must hold numbers of rows");
-  const float *before = from.data(), *mine = own.data();
-  float *after = to.mutable_data();
-  require(after != before, "to must not be from");
-  py::gil_scoped_release release;
-  gdui::walk(graph, before, mine, move, keep, from.shape(1), threads, after);
+  gdui::walk(graph, before, mine, move, keep, columns, threads, after);
 }
 
 } // namespace

@@ -274,8 +274,8 @@ def _configuration(arguments: argparse.Namespace, written: dict[str, Any]) -> "C
     from gdui.config import Config
 
     overrides = given_settings(arguments)
-    chosen = [arguments.preset, overrides.pop("preset", None), written.get("preset"), "default"]
-    preset = next(one for one in chosen if one is not None)
+    asked = [one for one in (arguments.preset, overrides.pop("preset", None)) if one is not None]
+    preset = Config.named(asked[0]).preset if asked else written.get("preset", "default")
     with _said_of(arguments.config):
         config = Config.from_dict({**written, "preset": preset})
     config = config.override(overrides)

@@ -136,7 +136,8 @@ def summary(labels: "Totals") -> str:
 
 def changes(facts: Facts) -> list[str]:
     """For each stage which share of the images it changed, and against what."""
-    return [CHANGED[stage].format(f"{share:.1%}") for stage, share in facts.changed.items()]
+    other = "{stage} changed {} of the labels"  # that of another gdui
+    return [CHANGED.get(stage, other).format(f"{share:.1%}", stage=stage) for stage, share in facts.changed.items()]
 
 
 def _per_class(labels: "Totals") -> list[str]:
