@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,7 +47,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileNotFoundError(errno.ENOENT, "no such folder to write into", str(path.parent))
     temporary = path.with_name(f"{PART}{secrets.token_hex(4)}-{path.name[-40:]}")
     try:
+        mode = _usual_mode(temporary)
         yield temporary
+        temporary.chmod(mode)  # safetensors lets nobody but the owner read what it writes
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
@@ -269,6 +272,14 @@ def _empty(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for name in FOLDERS:
         remove(folder / name)
+
+
+def _usual_mode(path: Path) -> int:
+    """Who may read and write a new file here: umask and folder decide, so it is asked of one that is gone again."""
+    path.touch(exist_ok=False)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
 
 
 def _sync(path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -17,7 +18,7 @@ from commands import COUNT, MODEL, Cli, times
 from safetensors.torch import save_file
 
 from gdui import cli, toml
-from gdui.cli.labeling import _configuration
+from gdui.cli.labeling import _configuration, _ledger
 from gdui.config import Config
 from gdui.labels import Labels
 from gdui.runs import Run, read_manifest
@@ -163,6 +164,13 @@ def test_predict_labels_new_images(gdui: Cli, photos: Path, names: Path, encoder
     assert "nothing was left to do" in gdui("predict", tmp_path / "run", new)[1]
     assert gdui("predict", tmp_path / "run", new, "--out", tmp_path / "elsewhere")[0] == 0
     assert Labels.from_parquet(tmp_path / "elsewhere" / "labels.parquet").table.equals(labels.table)
+
+
+def test_a_stage_that_counts_no_images_claims_none() -> None:
+    outcome: Any = SimpleNamespace(ledger={"learn": (2.0, 0), "read": (0.5, 10)}, bottleneck="learn")
+    learn, read = _ledger(outcome).splitlines()[1:3]
+    assert learn.split() == ["learn", "2.00", "-", "-"]
+    assert read.split() == ["read", "0.50", "10", "20"]
 
 
 def test_predict_follows_what_the_run_has_learned_since(

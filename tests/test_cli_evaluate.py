@@ -64,7 +64,7 @@ def test_the_command_prints_a_table(
     assert main([*command, "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["mine"]) >= {"fid", "sfid", "inception_score", "recall"}
     assert main(["evaluate", other, *command[1:]]) == 1
-    assert "same samples, but" in capsys.readouterr().err
+    assert "mine has 30: samples=20 looks at as many of each" in capsys.readouterr().err
     assert main(["evaluate", "mine=", *command[2:]]) == 1
     assert "sets must be NAME=SOURCE or a source, not 'mine='" in capsys.readouterr().err
 

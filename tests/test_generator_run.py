@@ -6,6 +6,7 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,11 @@ import pytest
 import torch
 from checkpoints import assert_alike
 from generators import NAMES, OPTIONS, QUICK, make_labels, quick, two_kinds
+from matplotlib.axes import Axes
 from PIL import Image
 
 import gdui
+from gdui.diffusion.curves import plot_losses
 from gdui.diffusion.generator import Generator
 from gdui.diffusion.spice import Learned, SpiceClassifier
 from gdui.images import Transform
@@ -47,6 +50,34 @@ def test_a_run_leaves_a_model_and_what_tells_of_it(tmp_path: Path) -> None:
     for made in ("losses.png", "samples/step-00000002.png", "samples/step-00000004.png"):
         assert Image.open(tmp_path / "run" / made).width > 100
     assert len((tmp_path / "run" / "unet" / "losses.csv").read_text().splitlines()) == 5
+
+
+def test_the_last_checkpoint_has_a_grid_too(tmp_path: Path) -> None:
+    labels, source = two_kinds()
+    quick(labels, source, tmp_path / "run", settings={"recipe.steps": 3, "recipe.save_every": 2})
+    assert sorted(at.name for at in (tmp_path / "run" / "samples").iterdir()) == [
+        "step-00000002.png",
+        "step-00000003.png",
+    ]
+
+
+def test_the_running_mean_of_a_short_training_is_smoother_than_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [1.0, 9.0] * 15
+    rows = [f"{step},{loss}" for step, loss in enumerate(losses, 1)]
+    (tmp_path / "losses.csv").write_text("\n".join(["step,loss", *rows]) + "\n")
+    drawn: dict[str, list[float]] = {}
+    plot = Axes.plot
+
+    def told(axes: Axes, steps: list[float], values: list[float], **how: Any) -> Any:
+        drawn[how["label"]] = list(values)
+        return plot(axes, steps, values, **how)
+
+    monkeypatch.setattr(Axes, "plot", told)
+    plot_losses(tmp_path / "losses.png", {"unet": tmp_path / "losses.csv"})
+    assert drawn["every step"] == losses
+    assert drawn["running mean"][9:] == pytest.approx([5.0] * 21)
 
 
 def test_stopped_and_taken_up_again_it_ends_in_the_same_bytes(tmp_path: Path) -> None:

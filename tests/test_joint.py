@@ -54,7 +54,7 @@ def test_no_cluster_is_left_without_a_teacher(caplog: pytest.LogCaptureFixture) 
     assert found.rows[50:].tolist() == [68, 69, 76]
     assert found.bar[0] == 0.9
     assert found.bar[1] == pytest.approx(agree[68])
-    assert "clusters [1, 2] had too few reliable images" in caplog.text
+    assert "clusters 1, 2 had too few reliable images" in caplog.text
 
 
 def test_paper_asks_for_sure_images_and_equal_numbers() -> None:

@@ -9,9 +9,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from gdui import __version__, toml
 from gdui.runs import Run, atomic_path, flat, read_manifest
@@ -53,6 +55,17 @@ def test_a_failed_block_leaves_nothing(tmp_path: Path) -> None:
         write_half(path)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_who_may_read_a_file_the_umask_decides_and_not_its_writer(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_path(tmp_path / "learned.safetensors") as path:
+            save_file({"x": np.zeros(2)}, path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "learned.safetensors").stat().st_mode & 0o777 == mode
 
 
 def test_a_block_that_wrote_nothing_is_an_error(tmp_path: Path) -> None:

@@ -312,6 +312,6 @@ def _ledger(outcome: "Outcome") -> str:
         return "nothing was left to do"
     lines = [f"{'stage':<12}{'seconds':>10}{'images':>12}{'images/s':>12}"]
     for stage, (seconds, images) in ledger.items():
-        rate = f"{images / seconds:,.0f}" if seconds > 0 else "-"
-        lines.append(f"{stage:<12}{seconds:>10.2f}{images:>12,}{rate:>12}")
+        rate = f"{images / seconds:,.0f}" if images and seconds > 0 else "-"
+        lines.append(f"{stage:<12}{seconds:>10.2f}{f'{images:,}' if images else '-':>12}{rate:>12}")
     return "\n".join([*lines, f"the bottleneck is {outcome.bottleneck}"])

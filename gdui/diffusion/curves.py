@@ -70,8 +70,8 @@ def _read(file: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The mean of the last fiftieth of all steps before each."""
-    width = max(1, len(values) // 50)
+    """The mean of the last fiftieth of all steps before each, and of ten at least."""
+    width = max(10, len(values) // 50)
     sums = np.cumsum(np.insert(values, 0, 0.0))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - width)

@@ -182,7 +182,7 @@ class _Workshop:
         def after(trained: Trained, _loss: float) -> None:
             if self.progress:
                 self.progress(name, trained.step, recipe.steps)
-            if model is not None and trained.step % recipe.save_every == 0:
+            if model is not None and (trained.step % recipe.save_every == 0 or trained.step == recipe.steps):
                 self._show(model, trained)
 
         trained = train_network(

@@ -1,6 +1,7 @@
 """The one rule for scores that stand side by side: they were made alike, or they don't."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 __all__ = ["comparable"]
 
@@ -12,9 +13,10 @@ def comparable(rows: Mapping[str, object], facts: Sequence[str] = ("samples", "r
         rows: name -> scores; each has the `facts` as attributes.
     """
     for fact in facts:
-        named: dict[object, str] = {}
+        named: dict[Any, str] = {}
         for name, row in rows.items():
             named.setdefault(getattr(row, fact), name)
         if len(named) > 1:
             listed = ", ".join(f"{name} has {value}" for value, name in named.items())
-            raise ValueError(f"rows of one table must have the same {fact}, but {listed}")
+            remedy = f": samples={min(named)} looks at as many of each" if fact == "samples" else ""
+            raise ValueError(f"rows of one table must have the same {fact}, but {listed}{remedy}")

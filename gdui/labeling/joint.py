@@ -96,7 +96,8 @@ def choose(
             good, bar[c] = np.sort(best), float(consistency[best].min())
         rows.append(good)
     if lowered := [c for c in range(k) if bar[c] < settings.consistency]:
-        log.warning("clusters %s had too few reliable images: the bar went down to %.2f", lowered, bar.min())
+        which = "all clusters" if len(lowered) == k else f"clusters {', '.join(map(str, lowered))}"
+        log.warning("%s had too few reliable images: the bar went down to %.2f", which, bar.min())
     if settings.balance:
         smallest = min((len(one) for one in rows if len(one)), default=0)
         rows = [np.sort(one[np.lexsort((one, -confidence[one]))][:smallest]) for one in rows]
